@@ -1,0 +1,1 @@
+"""What exists (floor 1): entities, topology, margin and funding formulas."""
