@@ -1,0 +1,1 @@
+"""Runbook files (floor 3): loaded with positions, checked, compiled to a program."""
