@@ -1,0 +1,713 @@
+"""The daemon's settings (floor 8): a YAML file, overridden by `REEFD_` variables, checked as a whole; read by `app` and `cli` only.
+
+    settings = load_settings(Path("config/reefd.yaml"))      # raises SettingsError with every mistake
+    settings.topology(); settings.feed_plan("dydx"); settings.endpoints()
+
+`REEFD_VENUES__DYDX__URL=...` overrides `venues.dydx.url`; names match without regard to case, `_` stands for `-` and `:` too; lists are
+JSON or words separated by commas. Secrets are named, never written: `env:NAME` or `file:PATH`. Durations are int ns, money USD, ratios
+fractions. Paths are relative to the working directory.
+"""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from daemon.edges import bridge as bridge_edge
+from daemon.edges.dydx import feed as dydx_edge
+from daemon.edges.webhook import Endpoint
+from daemon.errors import Diagnostic, SettingsError
+from daemon.runbook.document import Document, compose
+from daemon.runbook.nodes import ListNode, MapNode, ScalarNode, YamlNode
+from daemon.units import HOUR_NS, NS, parse_duration, parse_quantity
+from daemon.world.entities import Account, Kind, Route, Topology, Venue
+
+PREFIX = "REEFD_"
+DELIMITER = "__"
+RESERVED = frozenset({"REEFD_CONFIG"})  # read by the command line itself
+SECRET_BYTES_MIN = 16  # Standard Webhooks asks for 24 to 64; a receiver that issues fewer than 16 protects nothing
+ENVIRONMENT = "environment"
+CADENCE_MIN_NS = NS // 10
+Plain = None | str | list["Plain"] | dict[str, "Plain"]
+Location = tuple[int | str, ...]
+
+
+def _quantity(raw: object, example: str, units: tuple[str, ...]) -> float:
+    try:
+        value, unit = parse_quantity(str(raw))
+    except ValueError:
+        raise ValueError(f"found {raw!r}; write for example {example}") from None
+    if unit not in units:
+        raise ValueError(f"found {raw!r}, which is not of unit {units[0]}; write for example {example}")
+    return value
+
+
+def _duration(raw: object) -> int:
+    try:
+        return parse_duration(str(raw))
+    except ValueError:
+        raise ValueError(f"found {raw!r}; write a duration with its unit, for example 2s, 5m or 1h") from None
+
+
+def _ratio(raw: object) -> float:
+    return _quantity(raw, "5bps or 0.1%", ("ratio",))
+
+
+def _usd(raw: object) -> float:
+    return _quantity(raw, "100_000 USD", ("USD",))
+
+
+def _web_address(raw: object) -> str:
+    parts = urlsplit(str(raw))
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"found {raw!r}; write a web address, for example https://indexer.dydx.trade/v4")
+    if parts.username or parts.password:
+        raise ValueError("found a user name or password in the address; leave it out")
+    return str(raw).rstrip("/")
+
+
+def _secret(raw: object) -> str:
+    kind, _, name = str(raw).partition(":")
+    if kind not in ("env", "file") or not name:
+        raise ValueError("a secret is not written into the settings; write env:NAME or file:PATH")
+    return str(raw)
+
+
+def _words(raw: object) -> object:
+    """A list from the environment: JSON, or words separated by commas."""
+    if not isinstance(raw, str):
+        return raw
+    if raw.lstrip().startswith("["):
+        try:
+            return json.loads(raw)
+        except ValueError:
+            raise ValueError(f"found {raw!r}; write a list, for example BTC-USD,ETH-USD") from None
+    return [word.strip() for word in raw.split(",") if word.strip()]
+
+
+def _account_id(raw: str) -> str:
+    if ":" in raw or not raw:
+        raise ValueError(f"found {raw!r}; an account's name has no colon, because its positions are called NAME:BTC-USD")
+    return raw
+
+
+Duration = Annotated[int, BeforeValidator(_duration), Field(ge=0)]
+Cadence = Annotated[int, BeforeValidator(_duration), Field(ge=CADENCE_MIN_NS)]
+Ratio = Annotated[float, BeforeValidator(_ratio), Field(ge=0, lt=1)]
+Usd = Annotated[float, BeforeValidator(_usd), Field(ge=0)]
+Url = Annotated[str, BeforeValidator(_web_address)]
+SecretRef = Annotated[str, BeforeValidator(_secret)]
+Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
+AccountId = Annotated[str, AfterValidator(_account_id)]
+
+
+class _Section(BaseModel):
+    """A part of the settings: unknown keys are errors; a key without a value counts as not written."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _written(cls, raw: object) -> object:
+        if raw is None:
+            return {}
+        return {key: value for key, value in raw.items() if value is not None} if isinstance(raw, dict) else raw
+
+
+class AccountSettings(_Section):
+    """A margin account: its address on the venue's chain and its subaccount."""
+
+    address: Annotated[str, Field(min_length=1)]
+    subaccount: Annotated[int, Field(ge=0, le=128_000)] = 0
+
+
+class PollSettings(_Section):
+    """How often each thing is asked for, in the venue's time."""
+
+    height: Cadence = NS
+    markets: Cadence = 2 * NS
+    book: Cadence = 2 * NS
+    account: Cadence = 3 * NS
+    funding: Cadence = 30 * NS
+    candles: Cadence = 15 * NS
+
+
+class VenueSettings(_Section):
+    """A venue: where it is read, which accounts and markets of it are watched, and whether orders can be sent."""
+
+    adapter: Literal["dydx-v4"]
+    url: Url  # of the indexer's REST API, with /v4
+    orders: Literal["none", "simulated"] = "none"
+    orders_url: Url | None = None  # of the order API; default: url without its path
+    chain: str | None = None
+    accounts: dict[AccountId, AccountSettings] = {}
+    markets: Annotated[Words, Field(min_length=1)]
+    polls: PollSettings = PollSettings()
+    requests_per_10s: Annotated[int, Field(ge=1)] = 95  # the venue allows 100 from one address
+    model: Literal["dydx-v4"] = "dydx-v4"
+    valued_at: Annotated[tuple[Literal["oracle_price", "mark_price", "last_price"], ...], BeforeValidator(_words)] = ("oracle_price",)
+    funding_interval: Annotated[Duration, Field(gt=0)] = HOUR_NS
+    taker_fee: Ratio = 0.0005
+    slippage: Ratio = 0.0005  # assumed where no book is known
+    proxy: Url | None = None
+
+    def order_api(self) -> str:
+        """Address of the order API, without a path."""
+        parts = urlsplit(self.url)
+        return self.orders_url or f"{parts.scheme}://{parts.netloc}"
+
+    def requests_needed(self) -> float:
+        """Requests in 10 s of venue time that the cadences ask for, candles left out (the venue counts them apart)."""
+        polls = self.polls
+        each = 1 / polls.height + 1 / polls.markets + len(self.markets) * (1 / polls.book + 1 / polls.funding)
+        return 10 * NS * (each + 2 * len(self.accounts) / polls.account)
+
+
+class BridgeSettings(_Section):
+    """Who tells of chains, routes and buffers, and carries transfers; `governance` is the venue whose proposals it tells."""
+
+    adapter: Literal["simulated"]
+    url: Url
+    every: Cadence = 5 * NS
+    governance: str | None = None
+    governance_every: Cadence = 60 * NS
+
+
+class ChainSettings(_Section):
+    """A chain that is watched."""
+
+
+class BufferSettings(_Section):
+    """Idle collateral on a chain; `address` is for people, the simulated venue knows its buffers by chain."""
+
+    address: str = ""
+
+
+class RouteSettings(_Section):
+    """A way for collateral; eta, fee and capacity are what is assumed until the route's own readings come."""
+
+    source: Annotated[str, Field(alias="from")]
+    destination: Annotated[str, Field(alias="to")]
+    eta: Duration = 0
+    eta_p95: Duration | None = None
+    fee: Ratio = 0.0
+    capacity: Usd = float("inf")
+
+
+class WebhookSettings(_Section):
+    """An endpoint of signed webhooks."""
+
+    url: Url
+    secret: SecretRef
+    previous_secret: SecretRef | None = None  # signs too while receivers change over
+    format: Literal["reefd"] = "reefd"
+    allow_private: bool = False
+    ordered: bool = True
+    timeout: Annotated[Duration, Field(gt=0)] = 10 * NS
+
+
+class JournalSettings(_Section):
+    """Where the journal is kept."""
+
+    path: Path = Path("var/state.db")
+    feed_path: Path | None = None  # default: feed.db beside the journal
+
+    def feed(self) -> Path:
+        """Where the feed is kept."""
+        return self.feed_path or self.path.with_name("feed.db")
+
+
+class LogSettings(_Section):
+    """How log lines look: `auto` is readable on a terminal and JSON elsewhere."""
+
+    format: Literal["auto", "json", "console"] = "auto"
+
+
+class ClockSettings(_Section):
+    """Whose time the daemon keeps: the wall's, or an accelerated simulated venue's."""
+
+    follow: Literal["wall", "venue"] = "wall"
+    venue: str | None = None
+
+
+class LatenessSettings(_Section):
+    """How long to wait, in real time."""
+
+    request: Annotated[Duration, Field(gt=0)] = 5 * NS  # for one HTTP answer
+    stop: Duration = 10 * NS  # for what is on the wire when the daemon stops
+
+
+class Settings(BaseSettings):
+    """Everything the daemon is told at its start."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True)
+
+    house: Annotated[str, Field(min_length=1)] = "reefd"
+    venues: dict[str, VenueSettings] = {}
+    bridge: BridgeSettings | None = None
+    chains: dict[str, ChainSettings] = {}
+    routes: dict[str, RouteSettings] = {}
+    buffers: dict[str, BufferSettings] = {}
+    webhooks: dict[str, WebhookSettings] = {}
+    channels: dict[str, Words] = {}
+    labels: dict[str, dict[str, str]] = {}
+    runbooks: Path = Path("runbooks")
+    limits: Path | None = None
+    journal: JournalSettings = JournalSettings()
+    halt_file: Path = Path("var/halt")
+    log: LogSettings = LogSettings()
+    clock: ClockSettings = ClockSettings()
+    lateness: LatenessSettings = LatenessSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment before the file; nothing else (no .env file, no secrets folder)."""
+        written = init_settings()
+        return _Environment(settings_cls, written), init_settings
+
+    def accounts(self, venue: str) -> tuple[Account, ...]:
+        """The accounts of one venue."""
+        found = self.venues[venue].accounts.items()
+        return tuple(Account(id=name, venue=venue, address=account.address, subaccount=account.subaccount) for name, account in found)
+
+    def topology(self) -> Topology:
+        """What is static of the world: venues with what their adapters provide, accounts, routes, labels."""
+        venues = {
+            name: Venue(
+                id=name,
+                chain=venue.chain,
+                model=venue.model,
+                valued_at=venue.valued_at,
+                funding_interval_ns=venue.funding_interval,
+                provides=self.provides(name),
+            )
+            for name, venue in self.venues.items()
+        }
+        routes = {
+            name: Route(
+                name=name,
+                source=route.source,
+                destination=route.destination,
+                eta_ns=route.eta,
+                eta_p95_ns=route.eta_p95,
+                fee=route.fee,
+                capacity_usd=route.capacity,
+            )
+            for name, route in self.routes.items()
+        }
+        accounts = {account.id: account for name in self.venues for account in self.accounts(name)}
+        return Topology(venues=venues, accounts=accounts, routes=routes, labels=self.labels)
+
+    def provides(self, venue: str) -> Mapping[Kind, frozenset[str]]:
+        """The observed signals of one venue's entities: its adapter's, and its governance where the bridge tells it."""
+        found = dict(dydx_edge.PROVIDES)
+        if self.bridge is not None and self.bridge.governance == venue:
+            found[Kind.VENUE] = found[Kind.VENUE] | bridge_edge.PROVIDES[Kind.VENUE]
+        return found
+
+    def feed_plan(self, venue: str) -> dydx_edge.FeedPlan:
+        """What the feed of one venue observes."""
+        spec = self.venues[venue]
+        polls = spec.polls
+        return dydx_edge.FeedPlan(
+            venue=venue,
+            markets=spec.markets,
+            accounts=self.accounts(venue),
+            cadences=dydx_edge.Cadences(
+                height_ns=polls.height,
+                markets_ns=polls.markets,
+                book_ns=polls.book,
+                account_ns=polls.account,
+                funding_ns=polls.funding,
+                candles_ns=polls.candles,
+            ),
+            taker_fee=spec.taker_fee,
+            slippage=spec.slippage,
+            funding_interval_ns=spec.funding_interval,
+        )
+
+    def bridge_plan(self) -> bridge_edge.BridgePlan | None:
+        """What the bridge's feed observes; None without a bridge."""
+        if self.bridge is None:
+            return None
+        chains = dict.fromkeys([*self.chains, *self.buffers])
+        return bridge_edge.BridgePlan(
+            chains=tuple(chains),
+            routes=tuple(self.routes),
+            venue=self.bridge.governance or "",
+            chains_ns=self.bridge.every,
+            routes_ns=self.bridge.every,
+            venue_ns=self.bridge.governance_every,
+        )
+
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """The webhook endpoints with their secrets read; raises SettingsError naming every secret that cannot be read."""
+        problems: list[str] = []
+        endpoints = []
+        for name, webhook in self.webhooks.items():
+            secrets = []
+            for key, reference in (("secret", webhook.secret), ("previous_secret", webhook.previous_secret)):
+                if reference is not None:
+                    secret, problem = read_secret(reference)
+                    secrets.append(secret)
+                    problems += [f"webhooks.{name}.{key}: {problem}"] if problem else []
+            endpoints.append(
+                Endpoint(
+                    name=name,
+                    url=webhook.url,
+                    secrets=tuple(secrets),
+                    format=webhook.format,
+                    allow_private=webhook.allow_private,
+                    ordered=webhook.ordered,
+                    timeout_s=webhook.timeout / NS,
+                )
+            )
+        if problems:
+            raise SettingsError("\n".join(problems))
+        return tuple(endpoints)
+
+
+class _Environment(PydanticBaseSettingsSource):
+    """`REEFD_` variables as nested settings; `written` (the file) tells how a name is spelt."""
+
+    def __init__(self, settings_cls: type[BaseSettings], written: Mapping[str, Any]) -> None:
+        super().__init__(settings_cls)
+        self._written = written
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Unused: `__call__` gives all fields at once."""
+        raise NotImplementedError
+
+    def __call__(self) -> dict[str, Any]:
+        """The settings that the environment gives."""
+        return overrides(self._written, os.environ)[0]
+
+
+def overrides(written: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[dict[str, Any], dict[Location, str]]:
+    """What `REEFD_A__B` variables say, nested, with the variable's name by location; a key is spelt as in `written` where it is there."""
+    nested: dict[str, Any] = {}
+    named: dict[Location, str] = {}
+    for variable in sorted(environ):
+        if not variable.upper().startswith(PREFIX) or variable in RESERVED:
+            continue
+        parts = variable[len(PREFIX) :].split(DELIMITER)
+        if parts[0].lower() not in Settings.model_fields:
+            continue  # reported by `_strangers`, unless a secret goes by that name
+        here, into, location = written, nested, []
+        for part in parts:
+            key = next((name for name in here if isinstance(name, str) and _folded(name) == _folded(part)), part.lower())
+            location.append(key)
+            below = here.get(key)
+            here = below if isinstance(below, Mapping) else {}
+            if len(location) < len(parts):
+                deeper = into.setdefault(key, {})
+                into = deeper if isinstance(deeper, dict) else {}
+        into[location[-1]] = _from_json(environ[variable])
+        named[tuple(location)] = variable
+    return nested, named
+
+
+def _folded(name: str) -> str:
+    return re.sub(r"[-:.]", "_", name).lower()
+
+
+def _from_json(text: str) -> Any:
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text  # refused where it is validated, with its name
+
+
+def read_secret(reference: str) -> tuple[str, str]:
+    """The secret of `env:NAME` or `file:PATH`, and what is wrong with it ("" when nothing is). Never part of a message."""
+    kind, _, name = reference.partition(":")
+    if kind == "env":
+        secret = os.environ.get(name, "")
+        if not secret:
+            return "", f"the variable {name} is not set; set it to the endpoint's whsec_... secret"
+    else:
+        try:
+            secret = Path(name).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            return "", f"{name} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}"
+    try:
+        body = secret.removeprefix("whsec_").rstrip("=")
+        key = base64.b64decode(body + "=" * (-len(body) % 4), validate=True)
+    except ValueError:
+        key = b""
+    if len(key) < SECRET_BYTES_MIN:
+        return "", f"what {reference} holds is no webhook secret; it is `whsec_` and the base64 of at least {SECRET_BYTES_MIN} bytes"
+    return secret, ""
+
+
+def load_settings(path: Path) -> Settings:
+    """The settings of a file and the environment; raises SettingsError with every mistake of both."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        message = f"{path}: {(error.strerror or str(error)).lower()}; --config names the settings, config/reefd.yaml is the shipped example"
+        raise SettingsError(message) from error
+    return parse_settings(content, str(path))
+
+
+def parse_settings(content: bytes | str, path: str) -> Settings:
+    """The settings of a text and the environment; raises SettingsError with every mistake of both."""
+    document = compose(content, path)
+    if document.root is None:
+        raise SettingsError(_render([_reworded(problem) for problem in document.problems]))
+    plain = _plain(document.root)
+    if not isinstance(plain, dict):
+        raise SettingsError(f"{path}: settings are `key: value` lines, found a {'list' if isinstance(plain, list) else 'single value'}")
+    written: dict[str, Any] = {key: value for key, value in plain.items() if value is not None}
+    from_environment, named = overrides(written, os.environ)
+    complaints = [_reworded(problem) for problem in document.problems]
+    settings = None
+    try:
+        settings = Settings(**written)
+    except ValidationError as error:
+        complaints += [_complaint(document, found, named) for found in error.errors(include_url=False)]
+    complaints += _strangers(_merged(written, from_environment), os.environ)
+    if settings is not None:
+        complaints += [_point(document, location, "C005", message, named) for location, message in references(settings)]
+    if complaints or settings is None:
+        raise SettingsError(_render(sorted(complaints, key=lambda c: (c.line == 0, c.line, c.column, c.message))))
+    return settings
+
+
+def _render(complaints: Sequence[Diagnostic]) -> str:
+    """The complaints as text. A line of the file that may hold a secret is not shown; a variable has no line."""
+    shown = [replace(c, source_line="") if re.search("secret|whsec_", c.source_line) else c for c in complaints]
+    return "\n".join(c.message if c.file == ENVIRONMENT else c.render() for c in shown)
+
+
+def references(settings: Settings) -> list[tuple[Location, str]]:
+    """Everything that names something which is not there or does not fit together: where, and what to write."""
+    found: list[tuple[Location, str]] = []
+    ends = {*settings.chains, *settings.buffers, *settings.venues, *(name for v in settings.venues.values() for name in v.accounts)}
+    owner: dict[str, str] = {}
+
+    def known(location: Location, name: str | None, names: set[str], what: str) -> None:
+        if name is not None and name not in names:
+            found.append((location, f"there is no {what} {name!r}; {_choose(name, names)}"))
+
+    for name, venue in settings.venues.items():
+        known(("venues", name, "chain"), venue.chain, set(settings.chains), "chain")
+        for account in venue.accounts:
+            if account in owner:
+                text = f"the account {account!r} is also at {owner[account]}; write another name, for example {name}#2"
+                found.append((("venues", name, "accounts", account), text))
+            owner.setdefault(account, name)
+        for market in venue.markets:
+            if "-" not in market or market != market.upper():
+                found.append((("venues", name, "markets"), f"found the market {market!r}; write it as the venue does, for example BTC-USD"))
+        needed = venue.requests_needed()
+        if needed > venue.requests_per_10s:
+            text = f"the polls need {needed:.0f} requests in 10 s, requests_per_10s is {venue.requests_per_10s}; poll less often"
+            found.append((("venues", name, "polls") if venue.polls != PollSettings() else ("venues", name), text))
+    for name, route in settings.routes.items():
+        known(("routes", name, "from"), route.source, ends, "chain, venue or account")
+        known(("routes", name, "to"), route.destination, ends, "chain, venue or account")
+        if route.eta_p95 is not None and route.eta_p95 < route.eta:
+            text = "the slow tail is faster than eta; write the time that 95 % of transfers stay under"
+            found.append((("routes", name, "eta_p95"), text))
+    for name in settings.buffers:
+        known(("buffers", name), name, set(settings.chains), "chain")
+    if settings.bridge is None and (settings.routes or settings.chains or settings.buffers):
+        section = next(s for s in ("routes", "chains", "buffers") if getattr(settings, s))
+        found.append(((section,), "nobody tells of these without a bridge; write bridge: {adapter: simulated, url: ...}"))
+    if settings.bridge is not None:
+        known(("bridge", "governance"), settings.bridge.governance, set(settings.venues), "venue")
+    for name, endpoints in settings.channels.items():
+        for endpoint in endpoints:
+            known(("channels", name), endpoint, set(settings.webhooks), "webhook")
+    for name, webhook in settings.webhooks.items():
+        if webhook.url.startswith("http://") and not webhook.allow_private:
+            text = "http:// is not encrypted; write https://, or allow_private: true for an endpoint on this machine or network"
+            found.append((("webhooks", name, "url"), text))
+    if settings.clock.venue is not None:
+        known(("clock", "venue"), settings.clock.venue, set(settings.venues), "venue")
+    elif settings.clock.follow == "venue" and len(settings.venues) != 1:
+        text = f"{len(settings.venues)} venues are configured; write which one, clock: {{follow: venue, venue: NAME}}"
+        found.append((("clock", "follow"), text))
+    return found
+
+
+def _choose(name: str, names: set[str]) -> str:
+    near = difflib.get_close_matches(name, sorted(names), n=1)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"there is: {', '.join(sorted(names))}" if names else "none is configured"
+
+
+def _plain(node: YamlNode) -> Plain:
+    """The node as plain values; every scalar stays text, as in the environment."""
+    match node:
+        case ScalarNode():
+            return None if node.empty else node.text
+        case ListNode():
+            return [_plain(item) for item in node.items]
+        case MapNode():
+            return {key.text: _plain(value) for key, value in node.entries}
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        under = merged.get(key)
+        merged[key] = _merged(under, value) if isinstance(under, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _reworded(problem: Diagnostic) -> Diagnostic:
+    """A YAML problem with the code of settings, and without the words meant for runbooks."""
+    message = problem.message
+    if problem.code == "E008":
+        message = "the file is empty; settings start with `venues:`, config/reefd.yaml is the shipped example"
+    message = message.replace("a second document starts here; write one runbook a file", "a second document starts here; write one")
+    return replace(problem, code="C001", message=message)
+
+
+def _strangers(merged: Mapping[str, Any], environ: Mapping[str, str]) -> list[Diagnostic]:
+    """`REEFD_` variables that mean nothing: neither a setting nor a secret that the settings name."""
+    secrets = set(re.findall(r"env:([^'\"\s,}]+)", repr(merged.get("webhooks", {}))))
+    found = []
+    for variable in sorted(environ):
+        head = variable[len(PREFIX) :].partition(DELIMITER)[0].lower()
+        if not variable.upper().startswith(PREFIX) or variable in RESERVED | secrets or head in Settings.model_fields:
+            continue
+        near = difflib.get_close_matches(head, list(Settings.model_fields), n=1)
+        hint = f"did you mean {PREFIX}{near[0].upper()}?" if near else f"settings are: {', '.join(Settings.model_fields)}"
+        found.append(Diagnostic(file=ENVIRONMENT, line=0, column=0, code="C002", message=f"{variable}: sets nothing; {hint}"))
+    return found
+
+
+def _complaint(document: Document, error: Any, named: Mapping[Location, str]) -> Diagnostic:
+    """One of pydantic's errors in the words of this house."""
+    location: Location = tuple(part for part in error["loc"] if part != "[key]")
+    found, context = error["input"], error.get("ctx", {})
+    last = str(location[-1]) if location else ""
+    match error["type"]:
+        case "extra_forbidden":
+            fields = _fields_at(location[:-1])
+            near = difflib.get_close_matches(last, fields, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the keys here are: {', '.join(fields)}"
+            return _point(document, location, "C002", f"{last!r} is no key of the settings; {hint}", named, key=True)
+        case "missing":
+            return _point(document, location[:-1], "C003", f"{last} is missing; {_missing_hint(last)}", named, key=True)
+        case "value_error":
+            message = str(error["msg"]).removeprefix("Value error, ")
+        case "literal_error":
+            message = f"found {found!r}; write {str(context.get('expected', '')).replace(chr(39), '')}"
+        case "int_parsing" | "int_type" | "int_from_float":
+            message = f"found {found!r}; write a whole number"
+        case "bool_parsing" | "bool_type":
+            message = f"found {found!r}; write true or false"
+        case "greater_than_equal" if isinstance(context.get("ge"), int) and context["ge"] == CADENCE_MIN_NS:
+            message = f"found {found!r}; write at least {CADENCE_MIN_NS // 1_000_000}ms"
+        case "greater_than_equal" | "greater_than" | "less_than" | "less_than_equal":
+            message = f"found {found!r}; {str(error['msg']).removeprefix('Input should be ')} is allowed"
+        case "too_short" | "string_too_short":
+            message = "is empty; write at least one"
+        case "dict_type" | "model_type" | "model_attributes_type" | "mapping_type":
+            message = f"found {found!r}; write `key: value` lines under it"
+        case "tuple_type" | "list_type":
+            message = f"found {found!r}; write a list, for example [BTC-USD, ETH-USD]"
+        case "string_type":
+            message = f"found {_shape(found)}; write a single text"
+        case _:
+            message = f"found {found!r}: {str(error['msg']).lower()}"
+    if "secret" in last or "whsec_" in repr(found):
+        message = "a secret is not written into the settings; write env:NAME or file:PATH"
+    return _point(document, location, "C004", message, named)
+
+
+def _shape(found: object) -> str:
+    return "a list" if isinstance(found, list) else "`key: value` lines" if isinstance(found, dict) else repr(found)
+
+
+def _missing_hint(key: str) -> str:
+    hints = {
+        "url": "write for example url: http://127.0.0.1:8480/v4",
+        "adapter": "write adapter: dydx-v4 (of a venue) or simulated (of the bridge)",
+        "markets": "write for example markets: [BTC-USD, ETH-USD]",
+        "address": "write the account's address, for example dydx1...",
+        "secret": "write env:NAME or file:PATH",
+        "from": "write the chain or venue that transfers leave",
+        "to": "write the venue, account or chain that transfers reach",
+    }
+    return hints.get(key, f"write {key}: ...")
+
+
+def _fields_at(location: Location) -> list[str]:
+    """The keys that the settings know at a place."""
+    annotation: Any = Settings
+    for part in location:
+        annotation = _below(annotation, str(part))
+    model = _model_in(annotation)
+    return [] if model is None else [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _below(annotation: Any, part: str) -> Any:
+    """The annotation of what stands under `part`: in a mapping the user chose the name, in a section it is a field."""
+    if get_origin(annotation) is dict:
+        return get_args(annotation)[1]
+    model = _model_in(annotation)
+    if model is None:
+        return None
+    return next((field.annotation for name, field in model.model_fields.items() if part in (name, field.alias)), None)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The section itself, or the one in `BridgeSettings | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) is dict:
+        return None
+    return next((model for part in get_args(annotation) if (model := _model_in(part)) is not None), None)
+
+
+def _point(
+    document: Document, location: Location, code: str, message: str, named: Mapping[Location, str], *, key: bool = False
+) -> Diagnostic:
+    """A diagnostic at the variable that set the place, else at the deepest part of it that the file has."""
+    where = ".".join(str(part) for part in location)
+    variable = next((named[location[:n]] for n in range(len(location), 0, -1) if location[:n] in named), None)
+    if variable is not None:
+        return Diagnostic(file=ENVIRONMENT, line=0, column=0, code=code, message=f"{variable}: {message}", where=where)
+    node: YamlNode | None = document.root
+    start, end = (0, 1) if node is None else (node.start, node.start + 1)
+    for part in location:
+        if isinstance(node, MapNode):
+            entry = next(((name, value) for name, value in node.entries if name.text == part), None)
+            if entry is None:
+                break
+            name, node = entry
+            empty = isinstance(node, ScalarNode) and node.empty
+            start, end = (name.start, name.end) if key or empty or not isinstance(node, ScalarNode) else (node.start, node.end)
+        elif isinstance(node, ListNode) and isinstance(part, int) and part < len(node.items):
+            node = node.items[part]
+            start, end = node.start, node.end
+        else:
+            break
+    return document.diagnostic(code, message, start, end, where=where)
