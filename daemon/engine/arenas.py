@@ -132,7 +132,7 @@ class Arenas:
         for series in self.layout.series[kind].values():
             s = series.s
             head, tail, base, mask = ints[s + 1], ints[s + 2], ints[s + 5], ints[s + 6]
-            if head - tail <= mask:
+            if head + 10 - tail <= mask:
                 continue
             capacity = 2 * (mask + 1)
             start = self._room(arena, number, capacity)

@@ -75,6 +75,15 @@ class _Instance:
 
 
 @dataclass(slots=True)
+class _Touched:
+    """What a row's observation moves: push units and instances in order, and the rows whose rings may have to grow after it."""
+
+    units: list[tuple[tuple[int, int], Callable[[int], None]]] = field(default_factory=list)
+    instances: list[_Instance] = field(default_factory=list)
+    grown: list[tuple[list[int], Kind, int]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class _Loaded:
     """A runbook in force."""
 
@@ -108,7 +117,7 @@ class Hot:
         self._muted = False
         self._instances: list[_Instance] = []
         self._by_key: dict[tuple[str, str], _Instance] = {}
-        self._touch: dict[tuple[Kind, int], tuple[list[tuple[tuple[int, int], Callable[[int], None]]], list[_Instance]]] = {}
+        self._touch: dict[tuple[Kind, int], _Touched] = {}
         self._pushers: dict[Kind, list[tuple[Function, Callable[..., None]]]] = {}
         self._pushed_version = -1
         self._push_constants: tuple[list[float], list[int], list[int]] = ([], [], [])
@@ -231,13 +240,13 @@ class Hot:
         return runbook.where is None or matches(runbook.where.node, self.arenas.kinds[runbook.scope].entities[number].labels)
 
     def _make_touch(self) -> None:
-        touch: dict[tuple[Kind, int], tuple[list[tuple[tuple[int, int], Callable[[int], None]]], list[_Instance]]] = {}
+        touch: dict[tuple[Kind, int], _Touched] = {}
         for instance in self._instances:
             reads = {(instance.kind, instance.row)}
             for term in self.loaded[instance.runbook].linked.program.terms:
                 self._reads(term, instance.kind, instance.row, reads)
             for key in reads:
-                touch.setdefault(key, ([], []))[1].append(instance)
+                touch.setdefault(key, _Touched()).instances.append(instance)
         K, N, B = self._push_constants
         for rank, kind in enumerate(PUSH_ORDER):
             if not self._pushers.get(kind):
@@ -248,13 +257,17 @@ class Hot:
                 reads = set()
                 for term in terms:
                     self._reads(term, kind, number, reads)
-                for n, (fn, objects) in enumerate(calls):
-                    unit = functools.partial(fn, *objects, K, N, B, (), (), self.arenas.scratch, number)
-                    for key in reads:
-                        touch.setdefault(key, ([], []))[0].append(((rank, number * 16 + n), unit))
-        for units, instances in touch.values():
-            units.sort(key=lambda item: item[0])
-            instances.sort(key=lambda instance: instance.order)
+                units = [
+                    ((rank, number * 16 + n), functools.partial(fn, *objects, K, N, B, (), (), self.arenas.scratch, number))
+                    for n, (fn, objects) in enumerate(calls)
+                ]
+                for key in reads:
+                    entry = touch.setdefault(key, _Touched())
+                    entry.units += units
+                    entry.grown.append((self.arenas.kinds[kind].I[number], kind, number))
+        for entry in touch.values():
+            entry.units.sort(key=lambda item: item[0])
+            entry.instances.sort(key=lambda instance: instance.order)
         self._touch = touch
 
     def _reads(self, term: Term, kind: Kind, number: int, found: set[tuple[Kind, int]]) -> None:
@@ -374,44 +387,56 @@ class Hot:
                 self._push({(row.kind, number): None}, event)
 
     def _push(self, touched: Mapping[tuple[Kind, int], None], at: int) -> None:
-        if len(touched) == 1:
-            entry = self._touch.get(next(iter(touched)))
-            if entry is not None:
-                for _, unit in entry[0]:
-                    unit(at)
+        """Samples and windows of an instant, in order of kind."""
+        entries = [self._touch[key] for key in touched if key in self._touch]
+        if len(entries) == 1:
+            for _, unit in entries[0].units:
+                unit(at)
         else:
             units: dict[tuple[int, int], Callable[[int], None]] = {}
-            for key in touched:
-                entry = self._touch.get(key)
-                if entry is not None:
-                    units.update(entry[0])
+            for entry in entries:
+                units.update(entry.units)
             for order in sorted(units):
                 units[order](at)
-        for kind in PUSH_ORDER if len(touched) > 1 else {k for k, _ in touched}:
-            if self._pushers.get(kind):
-                for number, ints in enumerate(self.arenas.kinds[kind].I):
-                    if ints[GROW]:
-                        self.arenas.grow(kind, number)
+        for entry in entries:
+            for ints, kind, number in entry.grown:
+                if ints[GROW]:
+                    self.arenas.grow(kind, number)
 
     def _evaluate(self, touched: Mapping[tuple[Kind, int], None], at: int) -> list[Edge]:
         if self.arenas.changed:
             self._relink()
+        if len(touched) == 1:
+            return self.evaluate_row(next(iter(touched)), at)
         self.now = at
         self._push(touched, at)
-        instances: Iterable[_Instance]
-        if len(touched) == 1:
-            entry = self._touch.get(next(iter(touched)))
-            instances = entry[1] if entry is not None else ()
-        else:
-            found: dict[tuple[int, int], _Instance] = {}
-            for key in touched:
-                entry = self._touch.get(key)
-                if entry is not None:
-                    for instance in entry[1]:
-                        found[instance.order] = instance
-            instances = [found[order] for order in sorted(found)]
+        found: dict[tuple[int, int], _Instance] = {}
+        for key in touched:
+            entry = self._touch.get(key)
+            if entry is not None:
+                for instance in entry.instances:
+                    found[instance.order] = instance
         edges: list[Edge] = []
-        for instance in instances:
+        for order in sorted(found):
+            self._verdict(found[order], at, edges)
+        return edges
+
+    def evaluate_row(self, key: tuple[Kind, int], at: int) -> list[Edge]:
+        """As `evaluate`, for an instant with one row that is no venue's."""
+        if self.arenas.changed:
+            self._relink()
+        self.now = at
+        entry = self._touch.get(key)
+        edges: list[Edge] = []
+        if entry is None:
+            return edges
+        for _, unit in entry.units:
+            unit(at)
+        for ints, kind, number in entry.grown:
+            if ints[GROW]:
+                self.arenas.grow(kind, number)
+        for instance in entry.instances:
+            # `_verdict`, written out: this is the hottest line of a replay.
             code = instance.observe(at)
             due = instance.ints[instance.q + 4]
             if due < self.next_due:
@@ -419,6 +444,14 @@ class Hot:
             if code:
                 self._edge(instance, code, at, edges)
         return edges
+
+    def _verdict(self, instance: _Instance, at: int, edges: list[Edge]) -> None:
+        code = instance.observe(at)
+        due = instance.ints[instance.q + 4]
+        if due < self.next_due:
+            self.next_due = due
+        if code:
+            self._edge(instance, code, at, edges)
 
     def _edge(self, instance: _Instance, code: int, at: int, edges: list[Edge]) -> None:
         if self._muted:

@@ -18,8 +18,8 @@ from daemon.units import FOREVER, NEVER
 from daemon.world.entities import Kind
 
 NAN = float("nan")
-RING_MIN = 16  # first capacity of a ring; it doubles when full
-_MOMENTS = {"mean": "mean_of", "std": "std_of", "zscore": "zscore_of", "sum": "sum_of", "count": "count_of", "share": "mean_of"}
+RING_MIN = 32  # first capacity of a ring; it doubles when full
+_MOMENTS = ("mean", "std", "zscore", "sum", "count", "share")
 PUSH_ORDER = (Kind.CHAIN, Kind.ROUTE, Kind.MARKET, Kind.POSITION, Kind.ACCOUNT, Kind.VENUE, Kind.BUCKET, Kind.PORTFOLIO)
 
 
@@ -280,7 +280,7 @@ class _Pusher(Emitter):
             x = self.new(f"NAN if {x} == 1 else {x} * 0.5")
         self.line(f"if {x} == {x}:")
         self.indent += 1
-        self.line(f"push(F0, I0, T0, V0, {series.s}, {series.f}, at, {x})")
+        self.sample(series, x)
         for (state, duration), (w, g) in series.states.items():
             d = self.constants.number(("ns", "", duration))
             wanted = [(f, r, o) for (f, length, r), o in series.outputs.items() if length == duration and _state_of(f) == state]
@@ -288,15 +288,49 @@ class _Pusher(Emitter):
         self.indent -= 1
         self.close()
 
+    def sample(self, series: Series, x: str) -> None:
+        """Lines that append one sample to a series: h its index, b and m the ring's base and mask."""
+        s, f = series.s, series.f
+        for text in (
+            f"h = I0[{s + 1}]",
+            f"b = I0[{s + 5}]",
+            f"m = I0[{s + 6}]",
+            f"if F0[{f}] == {x}:",
+            f"    I0[{s + 4}] += 1",
+            "else:",
+            f"    I0[{s + 4}] = 1",
+            f"    F0[{f}] = {x}",
+            "i = b + (h & m)",
+            "T0[i] = at",
+            f"V0[i] = {x}",
+            f"I0[{s}] = at",
+            f"I0[{s + 1}] = h + 1",
+            "if h & 7 == 0:",
+            "    if h == 0:",
+            f"        I0[{s + 3}] = at",
+            f"    room(I0, T0, {s}, h, b, m, at)",
+        ):
+            self.line(text)
+
     def slide(self, series: Series, state: str, w: int, g: int, d: str, wanted: list[tuple[str, float, int]], x: str) -> None:
         """Lines that move one window and write its outputs."""
         s = series.s
         match state:
             case "moments":
-                self.line(f"moments(F0, I0, T0, V0, {s}, {w}, {g}, at, {d})")
+                self.temporaries += 1
+                n, a, q, c = (f"{letter}{self.temporaries}" for letter in "nsqc")
+                self.line(f"{n}, {a}, {q}, {c} = moments(F0, I0, T0, V0, {w}, {g}, at, {d}, h, b, m, {x})")
+                warm = self.new(f"I0[{s + 3}] <= at - {d}")
                 for function, _, o in wanted:
-                    last = f", {x}" if function == "zscore" else ""
-                    self.line(f"F0[{o}] = {_MOMENTS[function]}(F0, I0, {s}, {w}, {g}, at, {d}{last})")
+                    value = {
+                        "mean": f"{c} + {a} / {n}",
+                        "share": f"{c} + {a} / {n}",
+                        "sum": f"{a} + {c} * {n}",
+                        "count": f"{n} * 1.0",
+                        "std": f"std_of({n}, {a}, {q}, I0[{s + 4}])",
+                        "zscore": f"zscore_of({n}, {a}, {q}, {c}, I0[{s + 4}], {x})",
+                    }[function]
+                    self.line(f"F0[{o}] = {value} if {warm} else NAN")
             case "before":
                 then = self.new(f"value_before(I0, T0, V0, {s}, {w}, at, {d})")
                 for function, _, o in wanted:

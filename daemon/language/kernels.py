@@ -5,9 +5,7 @@ Truth is 0 FALSE, 1 UNKNOWN, 2 TRUE; an unknown number is NaN.
 
 A series is a ring of samples on one row. Cells of a series at `s` in I: last sample's time, samples ever, oldest kept, first
 sample's time, length of the run of equal values at the end, ring base, ring mask, time kept; its last value is F[f].
-A sliding sum has two accumulators: A holds the window, B what is newer than a mark. When the window's tail reaches the mark,
-B replaces A and starts anew, so that rounding errors of subtraction never live longer than one window. Sums are of
-differences to an anchor, a sample of the time of the mark, so that a variance does not drown in the mean.
+Sums of differences to an anchor, a sample of the window, so that a variance does not drown in the mean.
 """
 
 from __future__ import annotations
@@ -31,52 +29,46 @@ STEADY_GAP_NS = 60_000_000_000  # a fact not confirmed for this long starts anew
 
 
 # --- samples ----------------------------------------------------------------------------------------------------------
-def push(F: Floats, I: Ints, T: Ints, V: Floats, s: int, f: int, at: int, x: float) -> None:  # noqa: E741
-    """Append one sample; keeps one sample at or before `at - kept`; raises the row's GROW flag when the ring is full."""
-    h, b, m = I[s + 1], I[s + 5], I[s + 6]
-    if h == 0:
-        I[s + 3] = at
-    if F[f] == x:
-        I[s + 4] += 1
-    else:
-        I[s + 4] = 1
-        F[f] = x
-    i = b + (h & m)
-    T[i] = at
-    V[i] = x
-    I[s] = at
-    I[s + 1] = h + 1
+def room(I: Ints, T: Ints, s: int, h: int, b: int, m: int, at: int) -> None:  # noqa: E741
+    """Let go of samples that no window needs (one at or before `at - kept` stays); raise the row's GROW flag before the ring is full.
+
+    Called every eighth push, so a ring must have eight free places when it returns.
+    """
     t, edge = I[s + 2], at - I[s + 7]
-    if t < h and T[b + ((t + 1) & m)] <= edge:
+    while t < h and T[b + ((t + 1) & m)] <= edge:
         t += 1
-        while t < h and T[b + ((t + 1) & m)] <= edge:
-            t += 1
-        I[s + 2] = t
-    if h + 1 - t > m:
+    I[s + 2] = t
+    if h + 10 - t > m:
         I[GROW] = 1
 
 
-def moments(F: Floats, I: Ints, T: Ints, V: Floats, s: int, w: int, g: int, at: int, d: int) -> None:  # noqa: E741
-    """Slide the sums of a window over series `s` after a push. I[w]: first index inside, I[w+1]: mark. F[g..g+4]: A's sum and its
-    rounding error, sum of squares and its error, anchor; F[g+5..g+9]: B's. Keeping the errors makes a spike leave no trace."""
-    h, b, m = I[s + 1] - 1, I[s + 5], I[s + 6]
+def moments(
+    F: Floats,
+    I: Ints,  # noqa: E741
+    T: Ints,
+    V: Floats,
+    w: int,
+    g: int,
+    at: int,
+    d: int,
+    h: int,
+    b: int,
+    m: int,
+    x: float,
+) -> tuple[int, float, float, float]:
+    """Slide a window's sums after sample `h` = x was stored: (samples, sum, sum of squares, anchor), sums of x - anchor.
+
+    I[w]: first index inside, I[w+1]: mark (-1: no second accumulator), I[w+2]: 1 once begun. F[g..g+4]: sum and its rounding error, sum of
+    squares and its error, anchor; F[g+5..g+9] the second accumulator's. Sums carry their errors, so that what is added and later
+    taken away leaves no trace, not even a spike; when the anchor has drifted away from the window, a second accumulator with a new
+    anchor collects what is newer than a mark and replaces the first when the window's tail reaches the mark.
+    """
     lo, mark = I[w], I[w + 1]
-    x = V[b + (h & m)]
-    if h == lo and h == mark:
+    if I[w + 2] == 0:
+        I[w + 2] = 1
+        I[w + 1] = mark = -1
+        lo = h
         F[g + 4] = x
-        F[g + 9] = x
-    z = x - F[g + 9]
-    sums = F[g + 5]
-    total = sums + z
-    part = total - sums
-    F[g + 5] = total
-    F[g + 6] += (sums - (total - part)) + (z - part)
-    z *= z
-    sums = F[g + 7]
-    total = sums + z
-    part = total - sums
-    F[g + 7] = total
-    F[g + 8] += (sums - (total - part)) + (z - part)
     s1, e1, s2, e2, c = F[g], F[g + 1], F[g + 2], F[g + 3], F[g + 4]
     y = x - c
     total = s1 + y
@@ -88,18 +80,15 @@ def moments(F: Floats, I: Ints, T: Ints, V: Floats, s: int, w: int, g: int, at: 
     part = total - s2
     e2 += (s2 - (total - part)) + (y - part)
     s2 = total
+    if mark >= 0:
+        second(F, g, x)
     edge = at - d
-    while True:
+    i = b + (lo & m)
+    while T[i] <= edge:
         if lo == mark:
             s1, e1, s2, e2, c = F[g + 5], F[g + 6], F[g + 7], F[g + 8], F[g + 9]
             F[g + 4] = c
-            F[g + 5] = F[g + 6] = F[g + 7] = F[g + 8] = 0.0
-            F[g + 9] = x
-            mark = h + 1
-            I[w + 1] = mark
-        i = b + (lo & m)
-        if T[i] > edge:
-            break
+            I[w + 1] = mark = -1
         y = c - V[i]
         total = s1 + y
         part = total - s1
@@ -111,52 +100,58 @@ def moments(F: Floats, I: Ints, T: Ints, V: Floats, s: int, w: int, g: int, at: 
         e2 += (s2 - (total - part)) + (y - part)
         s2 = total
         lo += 1
+        i = b + (lo & m)
+    if lo == mark:
+        s1, e1, s2, e2, c = F[g + 5], F[g + 6], F[g + 7], F[g + 8], F[g + 9]
+        F[g + 4] = c
+        I[w + 1] = mark = -1
     I[w] = lo
     F[g] = s1
     F[g + 1] = e1
     F[g + 2] = s2
     F[g + 3] = e2
+    n = h + 1 - lo
+    s1 += e1
+    s2 += e2
+    if mark < 0 and h & 63 == 0:
+        offset = s1 * s1 / n
+        if offset > 100.0 * (s2 - offset):
+            F[g + 5] = F[g + 6] = F[g + 7] = F[g + 8] = 0.0
+            F[g + 9] = x
+            I[w + 1] = h + 1
+    return n, s1, s2, c
 
 
-def mean_of(F: Floats, I: Ints, s: int, w: int, g: int, at: int, d: int) -> float:  # noqa: E741
-    """Mean of the window; NaN before the first sample is as old as the window."""
-    if I[s + 3] > at - d:
+def second(F: Floats, g: int, x: float) -> None:
+    """Add a sample to the second accumulator of a window."""
+    y = x - F[g + 9]
+    s = F[g + 5]
+    total = s + y
+    part = total - s
+    F[g + 5] = total
+    F[g + 6] += (s - (total - part)) + (y - part)
+    y *= y
+    s = F[g + 7]
+    total = s + y
+    part = total - s
+    F[g + 7] = total
+    F[g + 8] += (s - (total - part)) + (y - part)
+
+
+def std_of(n: int, s1: float, s2: float, equal: int) -> float:
+    """Standard deviation (ddof 1) of n samples; NaN under 12; exactly 0 when the last `equal` >= n samples are equal."""
+    if n < MIN_OBSERVATIONS:
         return NAN
-    return F[g + 4] + (F[g] + F[g + 1]) / (I[s + 1] - I[w])
-
-
-def sum_of(F: Floats, I: Ints, s: int, w: int, g: int, at: int, d: int) -> float:  # noqa: E741
-    """Sum of the window; NaN before the first sample is as old as the window."""
-    if I[s + 3] > at - d:
-        return NAN
-    return (F[g] + F[g + 1]) + F[g + 4] * (I[s + 1] - I[w])
-
-
-def count_of(F: Floats, I: Ints, s: int, w: int, g: int, at: int, d: int) -> float:  # noqa: E741
-    """Number of samples in the window; NaN before the first sample is as old as the window."""
-    if I[s + 3] > at - d:
-        return NAN
-    return float(I[s + 1] - I[w])
-
-
-def std_of(F: Floats, I: Ints, s: int, w: int, g: int, at: int, d: int) -> float:  # noqa: E741
-    """Standard deviation (ddof 1); NaN while cold or under 12 samples; exactly 0 when all are equal."""
-    n = I[s + 1] - I[w]
-    if I[s + 3] > at - d or n < MIN_OBSERVATIONS:
-        return NAN
-    if I[s + 4] >= n:
+    if equal >= n:
         return 0.0
-    s1 = F[g] + F[g + 1]
-    variance = ((F[g + 2] + F[g + 3]) - s1 * s1 / n) / (n - 1)
+    variance = (s2 - s1 * s1 / n) / (n - 1)
     return sqrt(variance) if variance > 0.0 else 0.0
 
 
-def zscore_of(F: Floats, I: Ints, s: int, w: int, g: int, at: int, d: int, x: float) -> float:  # noqa: E741
+def zscore_of(n: int, s1: float, s2: float, anchor: float, equal: int, x: float) -> float:
     """(x - mean) / std of the window that ends with x; NaN when std is 0 or unknown."""
-    deviation = std_of(F, I, s, w, g, at, d)
-    if deviation > 0.0:
-        return (x - F[g + 4] - (F[g] + F[g + 1]) / (I[s + 1] - I[w])) / deviation
-    return NAN
+    deviation = std_of(n, s1, s2, equal)
+    return (x - anchor - s1 / n) / deviation if deviation > 0.0 else NAN
 
 
 def value_before(I: Ints, T: Ints, V: Floats, s: int, w: int, at: int, d: int) -> float:  # noqa: E741

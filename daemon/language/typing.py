@@ -294,6 +294,15 @@ class _Checker:
         relation, chosen_signal = fitting[0]
         if kind is Kind.ROUTE and len(fitting) > 1 and fitting[1][1].kind is chosen_signal.kind and relation == "from":
             return self.fail(node, "E012", f"{name} is found at from. and to. of a route, equally near; write from.{name} or to.{name}")
+        for argument, wanted in zip(arguments, chosen_signal.arguments, strict=True):
+            is_duration = isinstance(argument, Constant) and argument.dimension == SECONDS and argument.value > 0
+            if isinstance(argument, Constant) and argument.dimension is NOTHING:
+                return argument  # told already
+            if is_duration != (wanted == "duration"):
+                example = {"duration": "24h", "chain": "ethereum", "asset": "BTC"}[wanted]
+                shape = f"{name}({', '.join({'duration': '24h', 'chain': 'ethereum', 'asset': 'BTC'}[a] for a in chosen_signal.arguments)})"
+                noun_of = {"duration": "a duration above 0", "chain": "the name of a chain", "asset": "the name of an asset"}[wanted]
+                return self.fail(node, "E013", f"{name} takes {noun_of} such as {example}, found {argument.text!r}; write {shape}")
         if chosen_signal.role == "display" and not self.scope.internal:
             return self.fail(node, "E011", f"{name} is for display only and may not be read by a runbook")
         return _signal_term(chosen_signal, relation, arguments, self.slice(node))

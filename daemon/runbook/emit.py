@@ -256,6 +256,7 @@ class Emitter:
         return row, argument
 
     def window(self, term: Window, row: Row) -> str:
+        """The output of a window, UNKNOWN while its argument is."""
         owner, argument = self.owner(term.argument, row)
         output = self.offsets.window(
             owner.kind, Window(term.function, argument, term.duration_ns, term.rank, term.dimension, term.text), self.max_age
@@ -265,6 +266,7 @@ class Emitter:
         return self.new(f"{owner.floats}[{output}] if {known} else NAN")
 
     def accumulated(self, term: Stateful, row: Row) -> str:
+        """What an accumulator says at `at`."""
         floats, ints = self.offsets.stateful(row.kind, term, self.max_age)
         values = [self.value(a, row) for a in term.arguments]
         x = values[0]
@@ -279,6 +281,7 @@ class Emitter:
                 return self.new(f"frozen_time({row.floats}, {row.ints}, {floats}, {ints}, at, {', '.join(values)})")
 
     def over(self, term: Over, row: Row) -> str:
+        """An aggregate over a set, as a loop."""
         origin = self.row(row, "market") if term.members == "peers" and row.kind is not Kind.MARKET else row
         own = self.value(term.own, row) if term.own is not None else ""
         self.temporaries += 1
@@ -327,6 +330,7 @@ class Emitter:
         return total
 
     def apply(self, term: Apply, row: Row) -> str:
+        """An operator or function over its operands."""
         function = term.function
         if function == "age":
             return self.age(term.arguments[0], row)
@@ -393,6 +397,7 @@ class Emitter:
                 return self.new(f"{function}({', '.join(values)})")
 
     def arithmetic(self, term: Apply, values: list[str]) -> str:
+        """`+ - * /` in catalogue units; overflow and division by zero are UNKNOWN."""
         a, b = values
         scale = {1: " * 3600.0", -1: " / 3600.0"}.get(term.factor, "" if term.factor == 0 else f" * {3600.0**term.factor!r}")
         if term.function == "/":
@@ -404,12 +409,14 @@ class Emitter:
         return x
 
     def least(self, values: list[str], better: str) -> str:
+        """Smallest or largest of several values; UNKNOWN when one is."""
         x = values[0]
         for y in values[1:]:
             x = self.new(f"NAN if {x} != {x} or {y} != {y} else ({x} if {x} {better} {y} else {y})")
         return x
 
     def compare(self, op: str, term: Apply, values: list[str]) -> str:
+        """A comparison in three-valued logic."""
         unknown = " or ".join(f"{v} != {v}" for v in dict.fromkeys(values) if not v.startswith("K"))
         a, b = values
         verdict = f"2 if {a} {op} {b} else 0"
