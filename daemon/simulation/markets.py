@@ -1,0 +1,215 @@
+"""One market of the simulated venue, second by second (floor 5): index, oracle, premium samples, settlements, bars, book."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+import numpy as np
+
+from daemon.simulation import paths
+from daemon.simulation.paths import Bar, IndexPath, Level
+from daemon.simulation.scenario import ALL_MARKETS, MarketSpec, MarketStatus, OracleFreeze, OracleLag, ParameterChange, Shock, ThinBook
+from daemon.units import NS
+from daemon.world import margin
+
+BARS_MAX = (paths.HISTORY_H + 24 * 30) * 60
+SETTLED_MAX = paths.HISTORY_H + 24 * 365
+LAG_MAX_S = 3600  # how far back an oracle lag can look
+HEIGHT_AT_START = 50_000_000  # blocks of one second before the venue's start, so that history has heights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """One hour's funding: `rate` per hour, paid on `price` at `at` (ns)."""
+
+    at: int
+    rate: float
+    price: float
+    height: int
+
+
+def is_lasting(shock: Shock, second: int) -> bool:
+    """True while a shock with a duration is in force at a second since the start."""
+    return shock.at <= second * NS < shock.at + (getattr(shock, "lasts", None) or 0)
+
+
+@dataclass(slots=True)
+class MarketState:
+    """A market as of one second. `advance` moves it; everything else reads."""
+
+    symbol: str
+    pair_id: int
+    spec: MarketSpec
+    seed: int
+    start_s: int  # epoch second of the venue's start
+    history_h: int = paths.HISTORY_H  # hours of bars and settlements before the start, >= 2
+    path: IndexPath = field(init=False)
+    jitter: list[float] = field(init=False)
+    second: int = 0
+    index: float = 0.0
+    oracle: float = 0.0
+    status: str = "ACTIVE"
+    initial_margin: float = 0.0
+    maintenance_margin: float = 0.0
+    samples_sum: float = 0.0
+    samples: int = 0
+    next_rate: float = 0.0
+    settled: deque[Settlement] = field(default_factory=lambda: deque(maxlen=SETTLED_MAX))
+    bars: deque[Bar] = field(default_factory=lambda: deque(maxlen=BARS_MAX))
+    _recent: deque[float] = field(default_factory=lambda: deque(maxlen=LAG_MAX_S))
+    _book: tuple[tuple[Level, ...], tuple[Level, ...]] | None = None
+    _taken: dict[Decimal, Decimal] = field(default_factory=dict)
+    _depth_left: float = 1.0
+    _spread: float = 0.0
+    _bar: Bar | None = None
+
+    def __post_init__(self) -> None:
+        self.path = IndexPath(self.seed, self.symbol, self.spec)
+        self.jitter = paths.jitter_table(self.seed, self.symbol)
+        self.index = self.spec.price
+        self.oracle = self._published(self.spec.price)
+        self.initial_margin, self.maintenance_margin = self.spec.initial_margin, self.spec.maintenance_margin
+        self._spread = self.spec.spread
+        self._fill_history()
+
+    def _published(self, price: float) -> float:
+        """A price with the digits an oracle publishes: four more than the tick has."""
+        digits = -int(self.spec.tick.normalize().as_tuple().exponent)
+        return round(price, max(0, digits) + 4)
+
+    def _fill_history(self) -> None:
+        bars = paths.history_bars(self.path, self.jitter, self.start_s, self.history_h)
+        into_minute = self.start_s % 60
+        if into_minute:  # the minute in which the venue starts goes on live
+            self._bar = bars.pop()
+        self.bars.extend(bars)
+        first_price = {bar.minute: bar.open for bar in bars}
+        minutes = self.history_h * 60
+        # Minute m of the paths counts from the start rounded down to a minute, so that samples and bars share the epoch's minutes.
+        start_minute = self.start_s // 60
+        samples = paths.premium_samples(self.seed, self.symbol, self.spec, (), -minutes, minutes)
+        first_hour = -(-(start_minute - minutes) // 60)
+        for hour in range(first_hour, start_minute // 60):
+            begin = hour * 60 - (start_minute - minutes)
+            total = float(samples[begin : begin + 60].sum())
+            rate = margin.funding_rate_hourly(total, 60, 0.0, self.initial_margin, self.maintenance_margin)
+            boundary = (hour + 1) * 3600
+            price = first_price.get(boundary // 60, self.spec.price)
+            self._settle(boundary - self.start_s, rate, self._published(price), HEIGHT_AT_START + boundary + 1 - self.start_s)
+        running = start_minute - start_minute // 60 * 60
+        self.samples = running
+        self.samples_sum = float(samples[len(samples) - running :].sum()) if running else 0.0
+        self.next_rate = margin.funding_rate_predicted(self.samples_sum, self.samples, 0.0) if running else self.settled[-1].rate
+
+    def _settle(self, boundary: int, rate: float, price: float, height: int) -> None:
+        # The first block after the hour carries the settlement: a fraction of a second past it, as on the chain.
+        late_ms = 100 + int(800 * self.jitter[(boundary + self.start_s) // 3600 % paths.JITTER])
+        at = (self.start_s + boundary) * NS + late_ms * 1_000_000
+        self.settled.append(Settlement(at=at, rate=round(rate, 12), price=price, height=height))
+
+    def advance(self, second: int, shocks: Sequence[Shock], *, halted: bool, height: int) -> Settlement | None:
+        """Moves to the next second; returns the settlement that this second brought, if one did."""
+        assert second == self.second + 1, "a market advances one second at a time"
+        self.second = second
+        self._book = None
+        self._taken.clear()
+        mine = [shock for shock in shocks if getattr(shock, "market", None) in (self.symbol, ALL_MARKETS)]
+        self.index = self.path.at(second) * paths.price_factor(mine, self.symbol, second)
+        self._recent.append(self.index)
+        self._parameters(mine)
+        if not halted:
+            self._publish_oracle(mine)
+        self._extend_bar()
+        epoch = self.start_s + second
+        if epoch % 60 == 0 and not halted:
+            minute = epoch // 60 - self.start_s // 60
+            self.samples_sum += paths.premium_sample(self.seed, self.symbol, self.spec, self._minute_shocks(mine), minute)
+            self.samples += 1
+            self.next_rate = margin.funding_rate_predicted(self.samples_sum, self.samples, 0.0)
+        if epoch % 3600 == 1:
+            return self._close_hour(height)
+        return None
+
+    def _minute_shocks(self, mine: Sequence[Shock]) -> list[Shock]:
+        """The shocks on the paths' clock, whose minute 0 began up to 59 s before the venue's start."""
+        lead = self.start_s % 60 * NS
+        return [shock.model_copy(update={"at": shock.at + lead}) for shock in mine]
+
+    def _close_hour(self, height: int) -> Settlement:
+        rate = margin.funding_rate_hourly(self.samples_sum, self.samples, 0.0, self.initial_margin, self.maintenance_margin)
+        self.samples_sum, self.samples = 0.0, 0
+        self._settle(self.second - 1, rate, self.oracle, height)
+        return self.settled[-1]
+
+    def _parameters(self, mine: Sequence[Shock]) -> None:
+        self.status, self._depth_left, self._spread = "ACTIVE", 1.0, self.spec.spread
+        for shock in mine:
+            match shock:
+                case ParameterChange() if shock.at <= self.second * NS:
+                    self.initial_margin, self.maintenance_margin = shock.initial_margin, shock.maintenance_margin
+                case MarketStatus() if is_lasting(shock, self.second):
+                    self.status = shock.to
+                case ThinBook() if is_lasting(shock, self.second):
+                    self._depth_left *= shock.to
+                    self._spread = max(self._spread, shock.spread or 0.0)
+                case _:
+                    pass
+
+    def _publish_oracle(self, mine: Sequence[Shock]) -> None:
+        target = self.index
+        for shock in mine:
+            if isinstance(shock, OracleFreeze) and is_lasting(shock, self.second):
+                return
+            if isinstance(shock, OracleLag) and is_lasting(shock, self.second):
+                back = min(len(self._recent), max(1, shock.by // NS + 1))
+                target = self._recent[-back]
+        if abs(target / self.oracle - 1.0) >= self.spec.oracle_deadband:
+            self.oracle = self._published(target)
+
+    def _extend_bar(self) -> None:
+        minute, price = (self.start_s + self.second) // 60, self.index
+        bar = self._bar
+        if bar is not None and bar.minute == minute:
+            self._bar = Bar(minute, bar.open, max(bar.high, price), min(bar.low, price), price, bar.volume, bar.trades)
+            return
+        if bar is not None:
+            self.bars.append(bar)
+        volumes, trades = paths.minute_volumes(self.spec, self.jitter, np.array([minute]))
+        self._bar = Bar(minute, price, price, price, price, volumes[0], trades[0])
+
+    def all_bars(self) -> list[Bar]:
+        """Minute bars, oldest first, the running minute last."""
+        return [*self.bars, *([self._bar] if self._bar else [])]
+
+    def day_ago(self) -> tuple[float, float, int]:
+        """Price change (USD), volume (USD) and trades of the last 24 h."""
+        last = [self.bars[i] for i in range(max(0, len(self.bars) - 1440), len(self.bars))]
+        if not last:
+            return 0.0, 0.0, 0
+        return self.index - last[0].open, sum(bar.volume * bar.close for bar in last), sum(bar.trades for bar in last)
+
+    def book(self) -> tuple[tuple[Level, ...], tuple[Level, ...]]:
+        """Bids and asks of this second, best first, without what was taken within it."""
+        if self._book is None:
+            self._book = paths.book(self.spec, self.jitter, self.second, self.index, self._depth_left, self._spread)
+        if not self._taken:
+            return self._book
+        bids, asks = ([(p, s - self._taken.get(p, Decimal(0))) for p, s in side] for side in self._book)
+        return tuple(level for level in bids if level[1] > 0), tuple(level for level in asks if level[1] > 0)
+
+    @property
+    def is_touched(self) -> bool:
+        """True when orders of this second took from the book."""
+        return bool(self._taken)
+
+    def take(self, price: Decimal, size: Decimal) -> None:
+        """Removes liquidity at a level for the rest of this second; the next second brings a new book."""
+        self._taken[price] = self._taken.get(price, Decimal(0)) + size
+
+    def scaled_initial_margin(self) -> float:
+        """The initial margin fraction that acceptance uses: scaled by open interest, unlike the one that is published."""
+        open_notional = float(self.spec.open_interest) * self.oracle
+        return margin.initial_fraction(self.initial_margin, open_notional, self.spec.oi_lower_cap, self.spec.oi_upper_cap)

@@ -1,0 +1,545 @@
+"""A scenario file as a checked model (floor 5): the markets, accounts, chains and shocks of a simulated venue.
+
+    scenario = load_scenario(Path("config/scenarios/calm.yaml"))     # raises RunbookError with every mistake, each at its line and column
+
+Times of shocks count from the venue's start. Durations are int ns, money USD, ratios fractions, rates per hour, prices USD.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from daemon.errors import Diagnostic, RunbookError, UserError
+from daemon.runbook.document import Document, compose
+from daemon.runbook.nodes import ListNode, MapNode, ScalarNode, YamlNode
+from daemon.units import NS, parse_duration, parse_iso, parse_quantity
+
+Plain = None | str | list["Plain"] | dict[str, "Plain"]
+Where = tuple[int | str, ...]  # a path of keys and indices
+ALL_MARKETS = "all"
+
+
+def _quantity(example: str, *units: str) -> Callable[[object], float]:
+    """A parser of literals of one of `units`; its ValueError says what to write. Numbers (never from a file) are taken as they are."""
+
+    def read(raw: object) -> float:
+        if isinstance(raw, int | float) and not isinstance(raw, bool):
+            return float(raw)
+        value, unit = parse_quantity(str(raw))
+        if unit not in units and value != 0.0:
+            raise ValueError(f"expected {units[0]}, found {raw!r}; write for example {example}")
+        return value
+
+    return read
+
+
+def _exact(raw: object) -> Decimal:
+    try:
+        value = Decimal(str(raw).replace("_", ""))
+    except InvalidOperation:
+        raise ValueError(f"expected a number, found {raw!r}; write for example 0.001") from None
+    if not value.is_finite():
+        raise ValueError(f"expected a finite number, found {raw!r}")
+    return value
+
+
+def _duration(raw: object) -> int:
+    if isinstance(raw, int) and not isinstance(raw, bool):
+        return raw
+    return parse_duration(str(raw))
+
+
+def _start(raw: object) -> int | None:
+    return None if raw in (None, "now") else parse_iso(str(raw))
+
+
+Usd = Annotated[float, BeforeValidator(_quantity("50_000 USD", "USD", "1"))]
+Price = Annotated[float, BeforeValidator(_quantity("98_000", "price", "1", "USD"))]
+Ratio = Annotated[float, BeforeValidator(_quantity("2%", "ratio"))]
+Rate = Annotated[float, BeforeValidator(_quantity("0.01%/h", "rate/h"))]
+Gwei = Annotated[float, BeforeValidator(_quantity("12 gwei", "gwei", "1"))]
+Exact = Annotated[Decimal, BeforeValidator(_exact)]
+Duration = Annotated[int, BeforeValidator(_duration)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class MarketSpec(_Strict):
+    """A market: its price process (annualised `volatility`), its book, its margin parameters and its funding."""
+
+    price: Annotated[Price, Field(gt=0)]
+    volatility: Annotated[Ratio, Field(ge=0, le=10)] = 0.5
+    tick: Annotated[Exact, Field(gt=0)] = Decimal("0.01")
+    step: Annotated[Exact, Field(gt=0)] = Decimal("0.001")
+    initial_margin: Annotated[Ratio, Field(gt=0, le=1)] = 0.02
+    maintenance_margin: Annotated[Ratio, Field(gt=0, le=1)] = 0.012
+    oi_lower_cap: Annotated[Usd, Field(ge=0)] = 0.0
+    oi_upper_cap: Annotated[Usd, Field(ge=0)] = 0.0
+    open_interest: Annotated[Exact, Field(ge=0)] = Decimal(1000)  # base units
+    funding: Rate = 0.0  # the level that settlements vary around
+    funding_noise: Annotated[Rate, Field(ge=0)] = 0.000_005
+    oracle_deadband: Annotated[Ratio, Field(ge=0, lt=1)] = 0.0005  # moves below it are not published
+    spread: Annotated[Ratio, Field(gt=0, lt=1)] = 0.0002
+    depth: Annotated[Usd, Field(gt=0)] = 2_000_000.0  # USD on each side within 50 bps
+    levels: Annotated[int, Field(ge=1, le=100)] = 20
+
+
+class PositionSpec(_Strict):
+    """A position held at the start; `entry_price` defaults to the start price."""
+
+    market: str
+    size: Exact
+    entry_price: Annotated[Price, Field(gt=0)] | None = None
+
+
+class RestingSpec(_Strict):
+    """An order that rests in the book from the start."""
+
+    market: str
+    side: Literal["BUY", "SELL"]
+    size: Annotated[Exact, Field(gt=0)]
+    price: Annotated[Exact, Field(gt=0)]
+    client_id: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
+
+
+class SubaccountSpec(_Strict):
+    """A cross-margin subaccount: equity at the start is `collateral` plus what the positions gained since entry."""
+
+    address: str = "dydx1reefdsim"
+    subaccount: Annotated[int, Field(ge=0, le=128_000)] = 0
+    collateral: Usd
+    positions: tuple[PositionSpec, ...] = ()
+    orders: tuple[RestingSpec, ...] = ()
+
+
+class ChainSpec(_Strict):
+    """A chain; only a rollup has a sequencer that can stop."""
+
+    rollup: bool = False
+    block_time: Annotated[Duration, Field(gt=0)] = 12 * NS
+    finality: Annotated[Duration, Field(ge=0)] = 900 * NS
+    gas_price: Annotated[Gwei, Field(ge=0)] = 8.0
+    tx_cost: Annotated[Usd, Field(ge=0)] = 1.0
+    tx_per_block: Annotated[float, Field(ge=0)] = 150.0
+
+
+class RouteSpec(_Strict):
+    """A way for collateral: `eta` typical, `p95` the slow tail; undelivered for `expires_after`, it comes back after `refund_after`."""
+
+    source: Annotated[str, Field(alias="from")]
+    destination: Annotated[str, Field(alias="to")]
+    eta: Annotated[Duration, Field(gt=0)]
+    p95: Annotated[Duration, Field(gt=0)] | None = None
+    fee: Annotated[Ratio, Field(ge=0, lt=1)] = 0.0
+    capacity: Annotated[Usd, Field(ge=0)] = 1_000_000.0
+    expires_after: Annotated[Duration, Field(gt=0)] | None = None
+    refund_after: Annotated[Duration, Field(ge=0)] = 3600 * NS
+
+
+class ProposalSpec(_Strict):
+    """A governance proposal that enters voting at `at` (negative: before the start) for `voting`."""
+
+    id: Annotated[int, Field(ge=1)]
+    title: str
+    messages: tuple[str, ...]
+    summary: str = ""
+    at: Duration = 0
+    voting: Annotated[Duration, Field(gt=0)] = 4 * 86_400 * NS
+    outcome: Literal["passed", "rejected"] = "passed"
+    expedited: bool = False
+
+
+class VenueSpec(_Strict):
+    """The venue itself: its name as a route's end, fees, insurance fund and withdrawal limit."""
+
+    name: str = "dydx"
+    taker_fee: Annotated[Ratio, Field(ge=0, lt=1)] = 0.0005
+    maker_fee: Annotated[Ratio, Field(ge=0, lt=1)] = 0.0
+    insurance_fund: Annotated[Usd, Field(ge=0)] = 5_000_000.0
+    withdrawal_capacity: Annotated[Usd, Field(ge=0)] = 1_000_000.0
+    requests_in_10s: Annotated[int, Field(ge=1)] = 100
+
+
+class _Shock(_Strict):
+    at: Duration = 0
+
+
+class _LastingShock(_Shock):
+    lasts: Annotated[Duration, Field(alias="for", gt=0)]
+
+
+class FundingSpike(_LastingShock):
+    """Premium samples stand at `to` (as an hourly rate): an hour that is hit for n of its 60 minutes settles near n / 60 of it."""
+
+    kind: Literal["funding_spike"]
+    market: str
+    to: Rate
+
+
+class PriceMove(_Shock):
+    """The price moves `by` within `over`, and back again after `for` where that is given."""
+
+    kind: Literal["price_move"]
+    market: str
+    by: Annotated[Ratio, Field(gt=-1)]
+    over: Annotated[Duration, Field(gt=0)] = NS
+    lasts: Annotated[Duration | None, Field(alias="for", gt=0)] = None
+
+
+class OracleFreeze(_LastingShock):
+    """The oracle price stands still while the book trades on."""
+
+    kind: Literal["oracle_freeze"]
+    market: str
+
+
+class OracleLag(_LastingShock):
+    """The oracle price shows the market as it was `by` ago."""
+
+    kind: Literal["oracle_lag"]
+    market: str
+    by: Annotated[Duration, Field(gt=0)]
+
+
+class ThinBook(_LastingShock):
+    """The book keeps `to` of its depth, and its spread widens to `spread`."""
+
+    kind: Literal["thin_book"]
+    market: str
+    to: Annotated[Ratio, Field(gt=0, le=1)]
+    spread: Annotated[Ratio, Field(gt=0, lt=1)] | None = None
+
+
+class MarketStatus(_LastingShock):
+    """The market leaves ACTIVE."""
+
+    kind: Literal["market_status"]
+    market: str
+    to: Literal["PAUSED", "CANCEL_ONLY", "POST_ONLY", "FINAL_SETTLEMENT"]
+
+
+class ParameterChange(_Shock):
+    """Margin fractions change, with or without a proposal that said so."""
+
+    kind: Literal["parameter_change"]
+    market: str
+    initial_margin: Annotated[Ratio, Field(gt=0, le=1)]
+    maintenance_margin: Annotated[Ratio, Field(gt=0, le=1)]
+
+
+class VenueHalt(_LastingShock):
+    """No blocks: height and oracle stand, no order is taken, no premium is sampled (the hour is padded with zeros)."""
+
+    kind: Literal["venue_halt"]
+
+
+class SequencerStop(_LastingShock):
+    """A rollup produces no blocks; nothing crosses to or from it."""
+
+    kind: Literal["sequencer_stop"]
+    chain: str
+
+
+class FinalityDelay(_LastingShock):
+    """A chain's finality takes `to`; transfers out of it take that much longer."""
+
+    kind: Literal["finality_delay"]
+    chain: str
+    to: Annotated[Duration, Field(gt=0)]
+
+
+class GasSpike(_LastingShock):
+    """Gas costs `to`; the cost of a transaction rises with it."""
+
+    kind: Literal["gas_spike"]
+    chain: str
+    to: Annotated[Gwei, Field(gt=0)]
+
+
+class BridgeStall(_LastingShock):
+    """A route is closed and what is in flight on it does not move."""
+
+    kind: Literal["bridge_stall"]
+    route: str
+
+
+class VenueError(_LastingShock):
+    """Every request is answered with `status` and nothing is done."""
+
+    kind: Literal["venue_error"]
+    status: Annotated[int, Field(ge=500, le=599)] = 503
+
+
+class ErrorAfterAccept(_LastingShock):
+    """Orders and transfers ARE done, but the client sees a 500, or (`reply: dropped`) a connection that breaks; `count` at most."""
+
+    kind: Literal["error_after_accept"]
+    reply: Literal["error", "dropped"] = "error"
+    count: Annotated[int, Field(ge=1)] | None = None
+
+
+class RateLimit(_LastingShock):
+    """Only `to` requests in 10 s are let through."""
+
+    kind: Literal["rate_limit"]
+    to: Annotated[int, Field(ge=0)]
+
+
+class ExternalClose(_Shock):
+    """Somebody else reduces a position by a share of its size at the book's price: by hand, or by auto-deleveraging."""
+
+    kind: Literal["external_close"]
+    market: str
+    by: Annotated[Ratio, Field(gt=0, le=1)] = 1.0
+    cause: Literal["manual", "adl"] = "manual"
+
+
+Shock = (
+    FundingSpike
+    | PriceMove
+    | OracleFreeze
+    | OracleLag
+    | ThinBook
+    | MarketStatus
+    | ParameterChange
+    | VenueHalt
+    | SequencerStop
+    | FinalityDelay
+    | GasSpike
+    | BridgeStall
+    | VenueError
+    | ErrorAfterAccept
+    | RateLimit
+    | ExternalClose
+)
+SHOCK_KINDS: tuple[str, ...] = tuple(get_args(shock.model_fields["kind"].annotation)[0] for shock in get_args(Shock))
+_AnyShock = Annotated[Shock, Field(discriminator="kind")]
+SHOCK: TypeAdapter[Shock] = TypeAdapter(_AnyShock)
+
+
+class Scenario(_Strict):
+    """A simulated venue's world. `start` None is the wall clock's now; `minute_of_hour` moves the start back to that minute."""
+
+    scenario: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
+    title: str = ""
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 1
+    start: Annotated[int | None, BeforeValidator(_start)] = None
+    minute_of_hour: Annotated[int, Field(ge=0, le=59)] | None = None
+    venue: VenueSpec = VenueSpec()
+    markets: Annotated[dict[str, MarketSpec], Field(min_length=1)]
+    accounts: Annotated[tuple[SubaccountSpec, ...], Field(min_length=1)]
+    chains: dict[str, ChainSpec] = {}
+    buffers: dict[str, Annotated[Usd, Field(ge=0)]] = {}
+    routes: dict[str, RouteSpec] = {}
+    proposals: tuple[ProposalSpec, ...] = ()
+    shocks: tuple[_AnyShock, ...] = ()
+
+    def started_ns(self, wall_ns: int) -> int:
+        """The venue's time at the start, ns UTC, when the wall shows `wall_ns`."""
+        started = wall_ns if self.start is None else self.start
+        if self.minute_of_hour is not None:
+            hour = started - started % (3600 * NS)
+            at_minute = hour + self.minute_of_hour * 60 * NS
+            started = at_minute if at_minute <= started else at_minute - 3600 * NS
+        return started
+
+
+def load_scenario(path: Path) -> Scenario:
+    """The scenario of a file. Raises RunbookError with every mistake, UserError when the file cannot be read."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(f"{path}: {reason}; --scenario names a file like config/scenarios/calm.yaml") from error
+    return parse_scenario(content, str(path))
+
+
+def parse_scenario(content: bytes | str, path: str) -> Scenario:
+    """The scenario of a text. Raises RunbookError with every mistake."""
+    document = compose(content, path)
+    if document.root is None:
+        raise RunbookError([_reworded(problem) for problem in document.problems])
+    plain = _plain(document.root)
+    if not isinstance(plain, dict):
+        message = "a scenario is a mapping; write scenario, markets and accounts, each as `key: value`"
+        raise RunbookError([document.diagnostic("S003", message, document.root.start, document.root.start + 1)])
+    problems = list(document.problems)
+    scenario = None
+    try:
+        scenario = Scenario.model_validate(plain)
+    except ValidationError as error:
+        problems += _complaints(document, error)
+    problems += [_point(document, where, "S004", message) for where, message in _references(plain)]
+    if problems or scenario is None:
+        raise RunbookError(sorted(problems, key=lambda problem: (problem.line, problem.column)))
+    return scenario
+
+
+def _reworded(problem: Diagnostic) -> Diagnostic:
+    """The same complaint for a scenario's file: an empty one does not start with a runbook's schema."""
+    if problem.code != "E008":
+        return problem
+    message = "the file is empty; a scenario starts with `scenario: NAME` and needs markets and accounts"
+    return Diagnostic(file=problem.file, line=problem.line, column=problem.column, code=problem.code, message=message)
+
+
+def _plain(node: YamlNode) -> Plain:
+    """The node as plain values; every scalar stays text, so that `0.0001` keeps its digits and `3m` its unit."""
+    match node:
+        case ScalarNode():
+            return None if node.empty else node.text
+        case ListNode():
+            return [_plain(item) for item in node.items]
+        case MapNode():
+            return {key.text: _plain(value) for key, value in node.entries}
+
+
+def _point(document: Document, where: Where, code: str, message: str, *, key: bool = False) -> Diagnostic:
+    """A diagnostic at the deepest place of the path that the file has; steps that it does not have (a union's tag) are skipped."""
+    assert document.root is not None
+    node: YamlNode = document.root
+    token: YamlNode = node
+    named: list[str] = []
+    for step in where:
+        if isinstance(node, MapNode):
+            entry = next(((name, value) for name, value in node.entries if name.text == step), None)
+            if entry is None:
+                continue
+            token, node = (entry[0] if key else entry[1]), entry[1]
+            named.append(str(step))
+        elif isinstance(node, ListNode) and isinstance(step, int) and step < len(node.items):
+            token = node = node.items[step]
+            named[-1:] = [f"{named[-1] if named else ''}[{step}]"]
+    end = token.end if isinstance(token, ScalarNode) else token.start + 1
+    return document.diagnostic(code, message, token.start, end, ".".join(named))
+
+
+def _complaints(document: Document, error: ValidationError) -> Iterator[Diagnostic]:
+    for problem in error.errors():
+        where = problem["loc"]
+        name = str(where[-1]) if where else ""
+        match problem["type"]:
+            case "missing":
+                yield _point(document, where, "S002", f"the key '{name}' is missing; add it here")
+            case "extra_forbidden":
+                close = difflib.get_close_matches(name, _known_keys(where), 1)
+                hint = f"did you mean '{close[0]}'?" if close else "remove it, or see docs/simulated-venue.md"
+                yield _point(document, where, "S001", f"unknown key '{name}'; {hint}", key=True)
+            case "union_tag_invalid":
+                tag = str(problem.get("ctx", {}).get("tag", ""))
+                close = difflib.get_close_matches(tag, SHOCK_KINDS, 1)
+                hint = f"did you mean '{close[0]}'?" if close else f"write one of {', '.join(SHOCK_KINDS)}"
+                yield _point(document, (*where, "kind"), "S003", f"'{tag}' is no kind of shock; {hint}")
+            case "union_tag_not_found":
+                yield _point(document, where, "S002", f"the key 'kind' is missing; write one of {', '.join(SHOCK_KINDS)}")
+            case _:
+                text = problem["msg"].removeprefix("Value error, ")
+                found = problem.get("input")
+                shown = f", found {found!r}" if isinstance(found, str) and "found" not in text and repr(found) not in text else ""
+                yield _point(document, where, "S003", text[:1].lower() + text[1:] + shown)
+
+
+def _known_keys(where: Where) -> list[str]:
+    """The keys known beside an unknown one."""
+    model: type[BaseModel] = Scenario
+    if len(where) > 1:
+        sections: dict[str, type[BaseModel]] = {
+            "venue": VenueSpec, "markets": MarketSpec, "accounts": SubaccountSpec,
+            "chains": ChainSpec, "routes": RouteSpec, "proposals": ProposalSpec,
+        }  # fmt: skip
+        inner: dict[int | str, type[BaseModel]] = {"positions": PositionSpec, "orders": RestingSpec}
+        tags: dict[str, type[BaseModel]] = dict(zip(SHOCK_KINDS, get_args(Shock), strict=True))
+        tag = next((tags[step] for step in where[1:-1] if isinstance(step, str) and step in tags), None)
+        model = tag or next((inner[step] for step in where[1:-1] if step in inner), None) or sections.get(str(where[0]), Scenario)
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _references(plain: Mapping[str, Plain]) -> Iterator[tuple[Where, str]]:
+    """Names that name nothing, and numbers that contradict each other: (path, message)."""
+    markets = _section(plain, "markets")
+    chains, routes = _section(plain, "chains"), _section(plain, "routes")
+    venue = str(_section(plain, "venue").get("name") or "dydx")
+
+    def unknown(name: object, known: Mapping[str, Plain], what: str) -> str | None:
+        if not isinstance(name, str) or name in known:
+            return None
+        close = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known) or 'none'}"
+        return f"'{name}' is no {what} of this scenario; {hint}"
+
+    for i, account in enumerate(_items(plain, "accounts")):
+        for section in ("positions", "orders"):
+            for j, row in enumerate(_items(account, section)):
+                message = unknown(row.get("market"), markets, "market")
+                if message:
+                    yield ("accounts", i, section, j, "market"), message
+                yield from _off_step(row, markets, ("accounts", i, section, j, "size"))
+    for chain in _section(plain, "buffers"):
+        message = unknown(chain, chains, "chain")
+        if message:
+            yield ("buffers", chain), message
+    for name, route in routes.items():
+        if not isinstance(route, dict):
+            continue
+        for end in ("from", "to"):
+            message = unknown(route.get(end), {**chains, venue: None}, "chain or venue")
+            if message:
+                yield ("routes", name, end), message
+        if route.get("from") == route.get("to") is not None:
+            yield ("routes", name, "to"), f"a route needs two ends, found '{route['to']}' twice"
+    for i, shock in enumerate(_items(plain, "shocks")):
+        for key, known in (("market", {**markets, ALL_MARKETS: None}), ("chain", chains), ("route", routes)):
+            message = unknown(shock.get(key), known, key)
+            if message:
+                yield ("shocks", i, key), message
+        if shock.get("kind") == "sequencer_stop":
+            stopped = chains.get(str(shock.get("chain")))
+            if isinstance(stopped, dict) and stopped.get("rollup") != "true":
+                yield ("shocks", i, "chain"), f"'{shock.get('chain')}' has no sequencer; write rollup: true at the chain, or name a rollup"
+    for name, market in markets.items():
+        if isinstance(market, dict):
+            yield from _margins(name, market)
+
+
+def _off_step(row: Mapping[str, Plain], markets: Mapping[str, Plain], where: Where) -> Iterator[tuple[Where, str]]:
+    market = markets.get(str(row.get("market")))
+    if not isinstance(market, dict):
+        return
+    try:
+        step, size = _exact(market.get("step") or "0.001"), _exact(row.get("size"))
+    except ValueError:
+        return
+    if step > 0 and size % step:
+        yield where, f"the size {row.get('size')} is no multiple of the market's step {market.get('step') or '0.001'}"
+
+
+def _margins(name: str, market: Mapping[str, Plain]) -> Iterator[tuple[Where, str]]:
+    def value(key: str, default: float) -> float:
+        try:
+            return parse_quantity(str(market[key]))[0] if key in market else default
+        except ValueError:
+            return default
+
+    if value("maintenance_margin", 0.012) > value("initial_margin", 0.02):
+        kept, opened = market.get("maintenance_margin") or "1.2%", market.get("initial_margin") or "2%"
+        yield ("markets", name, "maintenance_margin"), f"maintenance margin {kept} is above initial margin {opened}"
+    if value("oi_upper_cap", 0.0) < value("oi_lower_cap", 0.0):
+        yield ("markets", name, "oi_lower_cap"), "the lower cap of open interest is above the upper one; write oi_upper_cap too"
+
+
+def _section(plain: Mapping[str, Plain], key: str) -> dict[str, Plain]:
+    found = plain.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+def _items(plain: Mapping[str, Plain], key: str) -> list[dict[str, Plain]]:
+    found = plain.get(key)
+    return [item if isinstance(item, dict) else {} for item in found] if isinstance(found, list) else []

@@ -1,0 +1,1 @@
+"""Servers (floor 8): the simulated venue."""
