@@ -27,6 +27,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from daemon.edges import bridge as bridge_edge
 from daemon.edges.dydx import feed as dydx_edge
+from daemon.edges.provides import BRIDGE, DYDX
 from daemon.edges.webhook import Endpoint
 from daemon.errors import Diagnostic, SettingsError
 from daemon.runbook.document import Document, compose
@@ -319,9 +320,9 @@ class Settings(BaseSettings):
 
     def provides(self, venue: str) -> Mapping[Kind, frozenset[str]]:
         """The observed signals of one venue's entities: its adapter's, and its governance where the bridge tells it."""
-        found = dict(dydx_edge.PROVIDES)
+        found = dict(DYDX)
         if self.bridge is not None and self.bridge.governance == venue:
-            found[Kind.VENUE] = found[Kind.VENUE] | bridge_edge.PROVIDES[Kind.VENUE]
+            found[Kind.VENUE] = found[Kind.VENUE] | BRIDGE[Kind.VENUE]
         return found
 
     def feed_plan(self, venue: str) -> dydx_edge.FeedPlan:

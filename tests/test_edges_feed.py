@@ -11,9 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
-from daemon.edges.dydx.feed import PROVIDES, Cadences, DydxFeed, FeedPlan
+from daemon.edges.dydx.feed import Cadences, DydxFeed, FeedPlan
 from daemon.edges.http import HttpSource
 from daemon.edges.protocol import WriteMarks
+from daemon.edges.provides import DYDX
 from daemon.engine.events import Row
 from daemon.errors import EdgeError
 from daemon.language.catalogue import CATALOGUE
@@ -140,7 +141,7 @@ def by_entity(rows: list[Row]) -> dict[str, Mapping[str, float]]:
 
 
 def test_everything_provided_is_in_the_catalogue_as_observed() -> None:
-    for kind, names in PROVIDES.items():
+    for kind, names in DYDX.items():
         for name in names:
             assert CATALOGUE[kind, name].role == "observed", (kind, name)
 

@@ -15,11 +15,12 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from daemon.edges.bridge import PROVIDES, BridgeEdge, BridgeFeed, BridgePlan
+from daemon.edges.bridge import BridgeEdge, BridgeFeed, BridgePlan
 from daemon.edges.dydx.feed import DydxFeed, FeedPlan
 from daemon.edges.dydx.venue import DydxVenue, client_id
 from daemon.edges.http import HttpSource
 from daemon.edges.protocol import WriteMarks
+from daemon.edges.provides import BRIDGE
 from daemon.engine.actions import CancelOrders, Halt, MoveBuffer, Notify, ShrinkPosition
 from daemon.errors import EdgeError, UnknownOutcome
 from daemon.language.catalogue import CATALOGUE
@@ -328,7 +329,7 @@ async def test_chains_routes_and_governance_become_rows(stage: Stage) -> None:
     assert (venue["proposal_open"], venue["proposal_touches_risk"]) == (1.0, 1.0)
     assert venue["proposal_ends_in"] == pytest.approx(3 * 3600 - 60, abs=1.5)
     assert (venue["withdrawals_open"], venue["venue_up"]) == (1.0, 1.0)
-    for kind, names in PROVIDES.items():
+    for kind, names in BRIDGE.items():
         assert all(CATALOGUE[kind, name].role == "observed" for name in names)
 
 

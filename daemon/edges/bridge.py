@@ -18,6 +18,7 @@ from urllib.parse import quote
 from daemon.edges.dydx.wire import decimal_text
 from daemon.edges.http import HttpSource
 from daemon.edges.protocol import Clock, Poll, WriteMarks
+from daemon.edges.provides import BRIDGE
 from daemon.engine.actions import Action, MoveBuffer, Outcome
 from daemon.engine.events import Row
 from daemon.errors import EdgeError, UnknownOutcome
@@ -38,15 +39,6 @@ RISK_MESSAGES = (
     "/slinky.marketmap.",
     "/cosmos.upgrade.",
 )
-
-PROVIDES: Mapping[Kind, frozenset[str]] = {
-    Kind.CHAIN: frozenset({"sequencer_up", "block_age", "finality_delay", "gas_price", "tx_cost", "tx_per_block", "buffer_balance"}),
-    Kind.ROUTE: frozenset({"route_open", "route_fee", "route_eta", "route_eta_slow", "route_capacity", "in_flight"}),
-    Kind.VENUE: frozenset(
-        {"insurance_fund", "withdrawals_open", "withdrawal_capacity", "proposal_open", "proposal_touches_risk", "proposal_ends_in"}
-    ),
-}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BridgePlan:
@@ -77,7 +69,7 @@ class BridgeFeed:
     @property
     def provides(self) -> Mapping[Kind, frozenset[str]]:
         """What the simulated venue tells of chains, routes and governance."""
-        return PROVIDES
+        return BRIDGE
 
     @property
     def polls(self) -> tuple[Poll, ...]:

@@ -36,6 +36,7 @@ from daemon.edges.dydx.wire import (
 )
 from daemon.edges.http import HttpSource
 from daemon.edges.protocol import Clock, Poll, WriteMarks
+from daemon.edges.provides import DYDX, MARKET_SIGNALS
 from daemon.engine.events import Row
 from daemon.errors import EdgeError
 from daemon.units import DAY_NS, FOREVER, HOUR_NS, MINUTE_NS, NS, iso
@@ -50,19 +51,6 @@ PAGE_ROWS = 1000  # the indexer's own maximum
 PAGES_MAX = 20  # of one history; 25 h of minutes are two pages
 BLOCK_AGE_ALIVE_NS = 10 * NS  # blocks come about every second: a height may stand this long before the venue counts as down
 ACCOUNT_READS_MAX = 3  # while writes of ours keep settling during the reading
-
-MARKET_SIGNALS = (
-    *("oracle_price", "predicted_funding_rate", "open_interest", "volume_24h", "market_open"),
-    *("imf", "mmf", "step_size", "min_size", "tick_size"),
-)
-BOOK_SIGNALS = ("bid_price", "ask_price", "bid_size", "ask_size", "bid_depth", "ask_depth")
-PROVIDES: Mapping[Kind, frozenset[str]] = {
-    Kind.MARKET: frozenset({*MARKET_SIGNALS, *BOOK_SIGNALS, "last_price", "funding_rate"}),
-    Kind.POSITION: frozenset({"size", "entry_price"}),
-    Kind.ACCOUNT: frozenset({"collateral", "free_collateral_reported", "open_orders"}),
-    Kind.VENUE: frozenset({"venue_up", "block_age", "funding_interval", "taker_fee", "fixed_slippage"}),
-}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cadences:
@@ -113,7 +101,7 @@ class DydxFeed:
     @property
     def provides(self) -> Mapping[Kind, frozenset[str]]:
         """The observed signals the indexer can give: no mark price, no index price, no sequencer."""
-        return PROVIDES
+        return DYDX
 
     @property
     def polls(self) -> tuple[Poll, ...]:

@@ -36,8 +36,9 @@ RESOLUTIONS_NS = {
 
 def decimal_text(value: float | Decimal) -> str:
     """The shortest decimal that reads back as `value`, without an exponent: `0.0000125` for 1.25e-05."""
-    exact = value if isinstance(value, Decimal) else Decimal(repr(float(value)))
-    text = format(exact, "f")
+    text = format(value, "f") if isinstance(value, Decimal) else repr(float(value))
+    if "e" in text:
+        text = format(Decimal(text), "f")
     if "." in text:
         text = text.rstrip("0").rstrip(".")
     return "0" if text in ("", "-0") else text
