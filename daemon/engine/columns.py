@@ -6,13 +6,15 @@ NaN is missing, as in flat rows everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from daemon.engine.arenas import SIZE_SLOT
+from daemon.engine.events import Row
 from daemon.engine.hot import Hot
 from daemon.language.slots import CAME, SAMPLED, SEEN, SLOT, seen_cell
 from daemon.units import FOREVER, NEVER
@@ -56,48 +58,85 @@ class Columns(Protocol):
 
 
 class Stream:
-    """The rows of one block, ready for the hot side; a signal outside of the catalogue is left out."""
+    """The rows of one block, ready for the hot side; signals outside of the catalogue, and those of `without`, are left out."""
 
-    def __init__(self, hot: Hot, block: Columns) -> None:
+    def __init__(self, hot: Hot, block: Columns, without: Sequence[str] = ()) -> None:
         self.hot = hot
         self.kind = block.kind
         self.ts: list[int] = block.ts.tolist()
         self.event_ts: list[int] = block.event_ts.tolist()
-        rows = [hot.arenas.row(block.kind, entity) for entity in block.entity_ids]
-        self.rows: list[int] = np.asarray(rows, dtype=np.int64)[block.entity].tolist() if len(rows) else []
-        known = [name for name in block.columns if (block.kind, name) in SLOT]
-        self.cells = [(SLOT[block.kind, name], seen_cell(block.kind, name)) for name in known]
-        self.values: list[tuple[float, ...]] = (
-            list(zip(*(block.columns[name].tolist() for name in known), strict=True)) if known else [()] * len(self.ts)
-        )
+        self.ids = tuple(block.entity_ids)
+        numbers = [hot.arenas.row(block.kind, entity) for entity in self.ids]
+        self.entity: list[int] = block.entity.tolist()
+        self.keys = [(block.kind, number) for number in numbers]
+        self.names = [name for name in block.columns if (block.kind, name) in SLOT and name not in without]
+        columns = [block.columns[name].tolist() for name in self.names]
+        self.values: list[tuple[float, ...]] = list(zip(*columns, strict=True)) if columns else [()] * len(self.ts)
+        arena = hot.arenas.kinds[block.kind]
+        self._floats = [arena.F[number] for number in numbers]
+        self._ints = [arena.I[number] for number in numbers]
+        self._put = _ingest(block.kind, self.names)
 
     def __len__(self) -> int:
         return len(self.ts)
 
-    def ingest(self, i: int) -> int:
-        """Put row `i` into its slots; the number of its row."""
-        number = self.rows[i]
-        arena = self.hot.arenas.kinds[self.kind]
-        floats, ints = arena.F[number], arena.I[number]
-        at, event = self.ts[i], self.event_ts[i]
-        for (k, cell), value in zip(self.cells, self.values[i], strict=True):
-            if value == INF:
-                continue
-            ints[cell + CAME] = at
-            seen = ints[cell + SEEN]
-            if event < seen and seen != FOREVER:
-                continue
-            if event != seen:
-                ints[cell + SEEN] = event
-                ints[cell + SAMPLED] = at
-            if self.kind is Kind.POSITION and k == SIZE_SLOT and (seen == NEVER or (floats[k] != 0.0) != (value != 0.0)):
-                self.hot.arenas.changed = True
-            floats[k] = value
-        return number
+    def ingest(self, i: int) -> tuple[Kind, int]:
+        """Put row `i` into its slots; the kind and number of its row."""
+        j = self.entity[i]
+        if self._put(self._floats[j], self._ints[j], self.ts[i], self.event_ts[i], self.values[i]):
+            self.hot.arenas.changed = True
+        return self.keys[j]
+
+    def row(self, i: int) -> Row:
+        """Row `i` as an event carries it."""
+        values = {name: value for name, value in zip(self.names, self.values[i], strict=True) if value != INF}
+        return Row(kind=self.kind, entity=self.ids[self.entity[i]], values=values, event_ts=self.event_ts[i])
+
+
+@functools.cache
+def _ingest_of(kind: Kind, names: tuple[str, ...]) -> Callable[[list[float], list[int], int, int, tuple[float, ...]], bool]:
+    """Straight-line code that puts one row of these signals into its slots, as `Hot.take` does; True when a position opened or closed."""
+    lines = ["def put(F, I, at, event, row):"]
+    if names:
+        lines.append(f"    {', '.join(f'x{i}' for i in range(len(names)))}, = row")
+    lines.append("    changed = False")
+    for i, name in enumerate(names):
+        k, c = SLOT[kind, name], seen_cell(kind, name)
+        lines += [
+            f"    if x{i} != INF:",
+            f"        seen = I[{c + SEEN}]",
+            f"        I[{c + CAME}] = at",
+            "        if event > seen:",
+            f"            I[{c + SEEN}] = event",
+            f"            I[{c + SAMPLED}] = at",
+        ]
+        if kind is Kind.POSITION and k == SIZE_SLOT:
+            lines.append(f"            changed = seen == {NEVER} or (F[{k}] != 0.0) != (x{i} != 0.0)")
+        lines += [
+            f"            F[{k}] = x{i}",
+            f"        elif event == seen or seen == {FOREVER}:",
+            f"            if event != seen or seen == {FOREVER}:",
+            f"                I[{c + SEEN}] = event",
+            f"                I[{c + SAMPLED}] = at",
+        ]
+        if kind is Kind.POSITION and k == SIZE_SLOT:
+            lines.append(f"            changed = (F[{k}] != 0.0) != (x{i} != 0.0)")
+        lines.append(f"            F[{k}] = x{i}")
+    lines.append("    return changed")
+    namespace: dict[str, Callable[[list[float], list[int], int, int, tuple[float, ...]], bool]] = {}
+    exec("\n".join(lines), {"INF": INF}, namespace)  # our own generated text
+    return namespace["put"]
+
+
+def _ingest(kind: Kind, names: Sequence[str]) -> Callable[[list[float], list[int], int, int, tuple[float, ...]], bool]:
+    return _ingest_of(kind, tuple(names))
 
 
 def instants(streams: Sequence[Stream]) -> Iterator[tuple[int, list[tuple[Stream, int, int]]]]:
     """Every instant of several streams in order of time: `(at, [(stream, first row, end row), ...])`."""
+    if len(streams) == 1:
+        yield from _instants_of(streams[0])
+        return
     cursors = [0] * len(streams)
     while True:
         at = min((s.ts[c] for s, c in zip(streams, cursors, strict=True) if c < len(s)), default=FOREVER)
@@ -106,9 +145,20 @@ def instants(streams: Sequence[Stream]) -> Iterator[tuple[int, list[tuple[Stream
         parts = []
         for j, stream in enumerate(streams):
             first = end = cursors[j]
-            while end < len(stream) and stream.ts[end] == at:
+            times, length = stream.ts, len(stream)
+            while end < length and times[end] == at:
                 end += 1
             if end > first:
                 parts.append((stream, first, end))
                 cursors[j] = end
         yield at, parts
+
+
+def _instants_of(stream: Stream) -> Iterator[tuple[int, list[tuple[Stream, int, int]]]]:
+    first, times, length = 0, stream.ts, len(stream)
+    while first < length:
+        at, end = times[first], first + 1
+        while end < length and times[end] == at:
+            end += 1
+        yield at, [(stream, first, end)]
+        first = end

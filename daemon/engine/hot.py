@@ -13,7 +13,7 @@ from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import CodeType
-from typing import Literal
+from typing import Literal, cast
 
 from daemon.engine.arenas import SIZE_SLOT, Arenas
 from daemon.engine.edge import Edge, Plan, Reading, TriggerState
@@ -99,7 +99,7 @@ def _code(source: str, name: str) -> CodeType:
 
 def _execute(source: str, name: str) -> dict[str, Callable[..., float]]:
     namespace: dict[str, Callable[..., float]] = {}
-    exec(_code(source, name), namespace)  # type: ignore[call-overload]
+    exec(_code(source, name), namespace)  # our own generated text
     return namespace
 
 
@@ -114,6 +114,7 @@ class Hot:
         self.next_due = FOREVER  # a LOWER bound of all hot dues
         self.loaded: dict[str, _Loaded] = {}
         self.watched: frozenset[tuple[Kind, str]] = frozenset()
+        self.watched_rows: frozenset[tuple[Kind, int]] = frozenset()
         self._muted = False
         self._instances: list[_Instance] = []
         self._by_key: dict[tuple[str, str], _Instance] = {}
@@ -231,10 +232,9 @@ class Hot:
     def _instance(self, held: _Loaded, order: tuple[int, int], entity: str, number: int) -> _Instance:
         linked, kind = held.linked, held.runbook.scope
         objects = self._objects(linked.program.functions["observe"].arguments)
-        observe: Callable[[int], int] = functools.partial(
-            linked.namespace["observe"], *objects, linked.K, linked.N, linked.B, (), (), self.arenas.scratch, number
-        )
-        return _Instance(order, held.runbook.id, entity, kind, number, self.arenas.kinds[kind].I[number], held.q, observe, linked)
+        observe = cast("Callable[..., int]", linked.namespace["observe"])
+        bound = functools.partial(observe, *objects, linked.K, linked.N, linked.B, (), (), self.arenas.scratch, number)
+        return _Instance(order, held.runbook.id, entity, kind, number, self.arenas.kinds[kind].I[number], held.q, bound, linked)
 
     def _meant(self, runbook: Runbook, number: int) -> bool:
         return runbook.where is None or matches(runbook.where.node, self.arenas.kinds[runbook.scope].entities[number].labels)
@@ -682,6 +682,7 @@ class Hot:
     def watch(self, entities: Iterable[tuple[Kind, str]]) -> None:
         """Batches of these entities must reach the cold side even without an edge."""
         self.watched = frozenset(entities)
+        self.watched_rows = frozenset((kind, self.arenas.row(kind, entity)) for kind, entity in self.watched)
 
     def mute(self, muted: bool) -> None:
         """While muted, batches move state and produce no edges (recovery)."""

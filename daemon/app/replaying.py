@@ -1,0 +1,193 @@
+"""`reefd replay`: runbooks over a recording with a simulated account, WITH beside WITHOUT (floor 9)."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from daemon import __version__
+from daemon.engine.engine import Engine
+from daemon.engine.limits import HouseLimits, parse_house_limits
+from daemon.errors import RunbookError, UserError
+from daemon.journal.recording import FILES, Recording
+from daemon.runbook.document import compose
+from daemon.runbook.load import load_paths
+from daemon.runbook.model import Runbook
+from daemon.runbook.nodes import MapNode, ScalarNode, YamlNode
+from daemon.simulation.acceptance import Verdict, judge
+from daemon.simulation.account import AccountSpec, SimulatedAccount
+from daemon.simulation.account_file import load_account
+from daemon.simulation.replay import Course, Passage, play_without
+from daemon.simulation.report import Report, outturn
+from daemon.units import NS, show, show_duration
+from daemon.world.entities import Kind, Venue
+
+
+def replay(
+    recording: Path, *, runbooks: Sequence[Path] | Path, account: Path, json_format: bool, out: Path | None, limits: Path | None
+) -> int:
+    """Replay a recording and print the report; 0 replayed, 1 when a `replay:` acceptance of a runbook is not met.
+
+    Raises RunbookError for mistakes in the runbooks or the account, UserError for what is missing or unreadable.
+    """
+    started = time.perf_counter()
+    books = _runbooks([runbooks] if isinstance(runbooks, Path) else list(runbooks))
+    spec = load_account(account)
+    house = HouseLimits() if limits is None else _house(limits)
+    course = _course(recording, spec, keep_series=out is not None)
+    loaded = time.perf_counter()
+    engine = Engine(topology=course.topology, house=house, build=__version__, sources=course.sources)
+    passage = Passage(course, engine=engine, runbooks=books)
+    compiled = time.perf_counter()
+    with _progress(course.rows) as progress:
+        played = passage.play(progress)
+    replayed = time.perf_counter()
+    alone = play_without(course)
+    done = time.perf_counter()
+    report = Report(
+        rows=course.rows,
+        first_at=course.first_at,
+        last_at=course.last_at,
+        seconds={"load": loaded - started, "compile": compiled - loaded, "replay": replayed - compiled, "without": done - replayed},
+        episodes=played.log.episodes(),
+        having=outturn(played.account),
+        lacking=outturn(alone),
+        extremes=course.has_extremes,
+        sample=spec.sample,
+        costs=_costs(spec),
+        notes=tuple(_notes(course, limits)),
+    )
+    verdicts = judge(books, recording.resolve().name, report)
+    _print(report, verdicts, json_format=json_format)
+    if out is not None:
+        _write(out, report, verdicts, {"with": played.account, "without": alone})
+    return int(any(not verdict.met for verdict in verdicts))
+
+
+def _runbooks(paths: Sequence[Path]) -> tuple[Runbook, ...]:
+    found = load_paths(paths)
+    if found.errors:
+        raise RunbookError(found.errors)
+    return found.runbooks
+
+
+def _course(folder: Path, spec: AccountSpec, *, keep_series: bool) -> Course:
+    recording = Recording.open(folder)
+    tables = [recording.table(kind) for kind in FILES if kind in recording.kinds]
+    blocks = tuple(table for table in tables if len(table))
+    intervals = recording.intervals
+    names = {entity.partition(":")[0] for kind in (Kind.MARKET, Kind.VENUE) for entity in recording.entities.get(kind, ())}
+    venues = {
+        name: Venue(
+            id=name, valued_at=spec.valued_at, funding_interval_ns=intervals.get(name, 3600 * NS)
+        )
+        for name in sorted(names)
+    }
+    if not blocks:
+        raise UserError(f"{folder}: the recording holds no row; import some history first")
+    return Course(
+        blocks=blocks, spec=spec, topology=spec.topology(venues), holds=recording.holds_by_venue, intervals=intervals,
+        keep_series=keep_series,
+    )  # fmt: skip
+
+
+def _house(path: Path) -> HouseLimits:
+    try:
+        document = compose(path.read_bytes(), str(path))
+    except OSError as error:
+        raise UserError(f"{path}: {(error.strerror or str(error)).lower()}; --limits names a file of house limits") from error
+    if document.problems:
+        raise RunbookError(document.problems)
+    plain = _plain(document.root) if document.root is not None else {}
+    if not isinstance(plain, dict):
+        raise UserError(f"{path}: house limits are a mapping; write account: {{turnover_per_hour: 100_000 USD}}")
+    return parse_house_limits(plain, str(path))
+
+
+def _plain(node: YamlNode) -> object:
+    match node:
+        case ScalarNode():
+            return node.text
+        case MapNode():
+            return {key.text: _plain(value) for key, value in node.entries}
+        case _:
+            return [_plain(item) for item in node.items]
+
+
+def _costs(spec: AccountSpec) -> str:
+    parts = [
+        f"taker fee {show(spec.taker_fee, 'ratio')}",
+        f"slippage {show(spec.slippage, 'ratio')} where no book is known",
+        f"liquidation fee {show(spec.liquidation_fee, 'ratio')}",
+    ]
+    return ", ".join(parts) + "; funding at the first settlement within 5 m of its boundary"
+
+
+def _notes(course: Course, limits: Path | None) -> Iterator[str]:
+    for market, spacing in course.fills_at_edge().items():
+        typical = show_duration(spacing / NS)
+        yield f"fills of {market} use the price known when the order was sent: its prices are {typical} apart (median), more than a minute"
+    for market in course.unpriced():
+        yield f"{market} is held and the recording has no price of it: it is neither valued nor margined, and earns and loses nothing"
+    for position in course.spec.positions:
+        rules = course.spec.markets.get(position.market)
+        if position.size and (rules is None or rules.maintenance_margin is None):
+            yield f"no margin is given for {position.market}: no margin ratio, and no liquidation; write it under markets:"
+    if limits is None:
+        yield "house limits were not applied (--limits FILE applies them)"
+
+
+def _print(report: Report, verdicts: Sequence[Verdict], *, json_format: bool) -> None:
+    if json_format:
+        sys.stdout.write(_document(report, verdicts) + "\n")
+        return
+    sys.stdout.write(report.as_text() + "\n")
+    for verdict in verdicts:
+        sys.stdout.write(f"{verdict.line()}\n")
+
+
+def _document(report: Report, verdicts: Sequence[Verdict]) -> str:
+    document = report.as_json()
+    if verdicts:
+        document["acceptance"] = [verdict.as_json() for verdict in verdicts]
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _write(out: Path, report: Report, verdicts: Sequence[Verdict], accounts: dict[str, SimulatedAccount]) -> None:
+    """The report as JSON and text, and each pass's equity and margin ratio of every batch as CSV."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "report.json").write_text(_document(report, verdicts) + "\n", encoding="utf-8")
+        text = "\n".join([report.as_text(), *(verdict.line() for verdict in verdicts)])
+        (out / "report.txt").write_text(text + "\n", encoding="utf-8")
+        for name, account in accounts.items():
+            with (out / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file)
+                writer.writerow(("ts", "equity_usd", "margin_ratio"))
+                writer.writerows((at, _cell(equity), _cell(ratio)) for at, equity, ratio in account.series or ())
+    except OSError as error:
+        raise UserError(f"{error.filename or out}: cannot be written: {(error.strerror or str(error)).lower()}") from error
+
+
+def _cell(value: float) -> str:
+    return "" if value != value else repr(value)
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None] | None]:
+    """A progress bar on a terminal; nothing elsewhere."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    with Progress(TextColumn("replaying"), BarColumn(), TimeRemainingColumn(), console=console, transient=True) as bar:
+        task = bar.add_task("rows", total=total)
+        yield lambda rows: bar.advance(task, rows)

@@ -1,0 +1,119 @@
+"""`reefd replay` from files to its report: the JSON that programs read, the files of --out, acceptance, and a user's mistakes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from daemon.app.replaying import replay
+from daemon.errors import RunbookError, UserError
+from daemon.journal.recording import Facts, Recording
+from daemon.units import HOUR_NS, NS
+from daemon.world.entities import Kind
+
+T0 = 1_770_134_400 * NS  # 2026-02-03T16:00:00Z
+
+RUNBOOK = """\
+schema: reefd/v1
+runbook: spike
+title: Shrink while a long pays too much
+owner: desk
+severity: warning
+intent: economy
+stage: armed
+scope: position
+trigger: {when: funding_rate * sign(size) > 0.1%/h}
+limits: {per_run: 1_000_000 USD}
+steps:
+  - id: shrink
+    shrink_position: {by: 50%, max_slippage: 1%}
+replay:
+  - {data: recording, assert: ["liquidations.with <= liquidations.without", "pnl.delta > -1_000 USD", "runs <= 12"]}
+  - {data: another, assert: ["runs <= 0"]}
+"""
+ACCOUNT = """\
+venue: dydx
+model: dydx-v4
+collateral: {USDC: 50_000 USD}
+positions: [{market: HYPE-USD, size: 1_000, entry_price: 33.0}]
+markets: {HYPE-USD: {initial_margin: 5%, maintenance_margin: 3%}}
+fees: {taker: 5bps}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "spike.yaml").write_text(RUNBOOK, encoding="utf-8")
+    (tmp_path / "account.yaml").write_text(ACCOUNT, encoding="utf-8")
+    hours = range(6)
+    frame = pl.DataFrame({
+        "ts": [T0 + hour * HOUR_NS for hour in hours],
+        "venue": ["dydx"] * 6,
+        "market": ["HYPE-USD"] * 6,
+        "last_price": [33.0, 34.0, 35.0, 34.0, 33.0, 32.0],
+        "funding_rate": [0.0, 0.0, 0.002, 0.0, 0.0, 0.0],
+    })
+    facts = Facts(holds={"last_price": {"dydx": HOUR_NS}, "funding_rate": {"dydx": HOUR_NS}}, intervals={"funding_rate": {"dydx": HOUR_NS}})
+    Recording.write(tmp_path / "recording", Kind.MARKET, frame, facts)
+    return tmp_path
+
+
+def run(folder: Path, *, limits: Path | None = None, out: Path | None = None, json_format: bool = True) -> int:
+    recording, books, account = folder / "recording", [folder / "spike.yaml"], folder / "account.yaml"
+    return replay(recording, runbooks=books, account=account, json_format=json_format, out=out, limits=limits)
+
+
+def test_the_report_has_the_keys_that_programs_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(folder) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["rows"] == 6
+    assert {"load", "compile", "replay", "without"} == set(report["seconds"])
+    (episode,) = report["episodes"]
+    assert episode["pending_at"] == episode["fired_at"] == "2026-02-03T18:00:00.000Z"
+    assert episode["run_status"] == "done"
+    (action,) = episode["actions"]
+    assert (action["action"], action["outcome"], action["size"], action["notional_usd"]) == ("shrink_position", "done", 500.0, 17_500.0)
+    for name in ("pnl_usd", "funding_usd", "fees_usd", "liquidations", "margin_ratio_max", "turnover_usd", "funding_unknown_hours"):
+        assert isinstance(report["with"][name], int | float)
+        assert isinstance(report["without"][name], int | float)
+    assert report["with"]["funding_usd"] == pytest.approx(-70.0)
+    assert report["with"]["pnl_usd"] == pytest.approx(1000 * 2.0 - 500 * 3.0 - 70.0 - 17_500 * 0.0005)
+    assert report["without"]["pnl_usd"] == pytest.approx(-1000.0 - 70.0)
+    assert [(item["assert"], item["met"]) for item in report["acceptance"]] == [
+        ("liquidations.with <= liquidations.without", True), ("pnl.delta > -1_000 USD", True), ("runs <= 12", True),
+    ]  # fmt: skip
+
+
+def test_out_writes_the_report_and_the_equity_of_both_passes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(folder, out=folder / "out", json_format=False) == 0
+    assert "the runbooks came to" in capsys.readouterr().out
+    assert json.loads((folder / "out" / "report.json").read_text(encoding="utf-8"))["rows"] == 6
+    alone = (folder / "out" / "without.csv").read_text(encoding="utf-8").splitlines()
+    assert alone[0] == "ts,equity_usd,margin_ratio"
+    assert alone[-1].startswith(f"{T0 + 5 * HOUR_NS},{50_000.0 - 70.0 - 1000.0!r},")
+
+
+def test_house_limits_apply_only_where_they_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "limits.yaml").write_text("house: {turnover_per_day: 100 USD}\n", encoding="utf-8")
+    assert run(folder, limits=folder / "limits.yaml") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["episodes"][0]["run_status"] == "blocked"
+    assert report["with"]["turnover_usd"] == 0.0
+
+
+def test_an_acceptance_that_is_not_met_exits_with_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "spike.yaml").write_text(RUNBOOK.replace("runs <= 12", "runs <= 0"), encoding="utf-8")
+    assert run(folder, json_format=False) == 1
+    assert "NOT MET spike: runs <= 0 (1 and 0)" in capsys.readouterr().out
+
+
+def test_a_users_mistakes_are_errors_of_the_user(folder: Path) -> None:
+    (folder / "account.yaml").write_text(ACCOUNT.replace("dydx-v4", "dydx"), encoding="utf-8")
+    with pytest.raises(RunbookError, match="dydx-v4"):
+        run(folder)
+    (folder / "account.yaml").unlink()
+    with pytest.raises(UserError, match="no such file"):
+        run(folder)
