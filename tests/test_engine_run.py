@@ -45,6 +45,16 @@ def test_repeats_do_not_compound_and_stop_after_max_further_runs():
     assert [(r.at - T0) // NS for r in world.of(RunStarted)] == [0, 60, 120, 180]
 
 
+def test_a_repeat_waits_while_the_trigger_is_clearing_and_starts_when_it_fires_again():
+    text = runbook("- id: s\n  shrink_position: {by: 10%}", rest="repeat: {every: 60s, max: 3}\n")
+    world = World(text.replace("  for: 0s\n", "  for: 0s\n  until: funding_rate < 0.02%/h\n  until_for: 10m\n"))
+    world.until(30, **SPIKE)
+    world.until(120, funding_rate=0.0)
+    assert [(r.at - T0) // NS for r in world.of(RunStarted)] == [0]
+    world.until(200, **SPIKE)
+    assert [(r.at - T0) // NS for r in world.of(RunStarted)] == [0, 120, 180]
+
+
 def test_cooldown_counts_from_the_end_of_a_run_and_a_wanted_run_waits_for_it():
     rest = "cooldown: 100s\nrepeat: {every: 10s, max: 1}\n"
     world = World(runbook("- id: s\n  shrink_position: {by: 10%}", rest=rest))

@@ -33,7 +33,7 @@ from daemon.engine.events import (
 )
 from daemon.engine.hot import Hot, Sources
 from daemon.engine.limits import HouseLimits
-from daemon.engine.observe import feed_failed, knowledge_back, observe, watched
+from daemon.engine.observe import feed_failed, held_back, knowledge_back, observe, watched
 from daemon.engine.react import close, dues, react, take_edges
 from daemon.engine.records import ActionFinished, HoldReset, Record, RunbooksInForce
 from daemon.engine.state import Cold
@@ -83,6 +83,7 @@ class Engine:
         self._reacted_at = NEVER
         self._cold_due = FOREVER
         self._watched: frozenset[tuple[Kind, str]] = frozenset()
+        self._waits = False  # some run, in flight or still to start, waits for a reading
         self._lost = False  # some trigger lacks readings and people were told
         self._muted = False
         self._restored = False
@@ -212,6 +213,7 @@ class Engine:
         """Work out from the cold state what it waits for: times after the last reaction, and entities."""
         self._cold_due = min((due for due in dues(turn) if due > self._reacted_at), default=FOREVER)
         self._watched = watched(turn)
+        self._waits = bool(self.cold.runs) or bool(held_back(turn))
         self._lost = any(memory.unknown for memory in self.cold.memories.values())
         self.hot.watch(self._watched)
 
@@ -268,8 +270,8 @@ class Engine:
             self._lost = any(memory.unknown for memory in self.cold.memories.values())
         if edges:
             take_edges(turn, edges)
-        # A reading alone moves nothing but a run that waits for it.
-        return bool(edges) or bool(turn.records) or (looked and bool(self.cold.runs))
+        # A reading alone moves nothing but a run that waits for it, in flight or still to start.
+        return bool(edges) or bool(turn.records) or (looked and self._waits)
 
     def _concerns(self, rows: Sequence[Row]) -> bool:
         return any((row.kind, row.entity) in self._watched for row in rows)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from daemon.engine.actions import ShrinkPosition
 from daemon.engine.apply import position_of, signed_size
+from daemon.engine.episode import turn_due
 from daemon.engine.events import Row
 from daemon.engine.notices import lifecycle, page
 from daemon.engine.records import KnowledgeChanged, MoveProgress, ResourceSeen, SizeChanged
@@ -192,7 +193,20 @@ def watched(turn: Turn) -> frozenset[tuple[Kind, str]]:
     for run in cold.runs.values():
         if run.step is not None and run.step.phase in ("ready", "verify"):
             found |= _around(turn, turn.book(run), run.entity)
+    for book, entity in held_back(turn):
+        found |= _around(turn, book, entity)
     return frozenset(found)
+
+
+def held_back(turn: Turn) -> list[tuple[Runbook, str]]:
+    """Instances whose further run is due and waits: while a trigger is clearing, it starts at the row that makes it fire again, and no
+    edge tells of that."""
+    found = []
+    for episode in turn.cold.episodes.values():
+        book = turn.current(episode.runbook)
+        if book is not None and episode.turns and turn_due(book, episode) <= turn.at:
+            found.append((book, episode.entity))
+    return found
 
 
 def _around(turn: Turn, book: Runbook, entity: str) -> set[tuple[Kind, str]]:

@@ -146,6 +146,8 @@ def holding(turn: Turn, want: Want) -> str | None:
         return paused
     if want.on_clear:
         return None
+    if want.episode.turns and turn.hot.state(book.id, entity).status == "clearing":
+        return "its trigger is clearing"  # further runs are for a trigger that still fires
     memory = turn.cold.memories.get(instance_of(book.id, entity), Memory())
     if memory.last_end_at + book.cooldown_ns > turn.at:
         return f"in cooldown until {iso(memory.last_end_at + book.cooldown_ns)}"
