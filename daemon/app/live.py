@@ -1,0 +1,499 @@
+"""The live daemon, composed (floor 9): settings -> edges, journal, engine, loop; signals in, exit code out.
+
+    run(Path("config/reefd.yaml"), dry_run=False, log=None)
+
+SIGHUP reloads the runbooks, SIGTERM and SIGINT stop after what is on the wire. Everything that is decided is decided in the engine;
+everything here is wiring.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from daemon import __version__
+from daemon.app.status import Publication, status_path
+from daemon.edges.bridge import BridgeEdge, BridgeFeed
+from daemon.edges.dydx.feed import MILLISECOND_NS, DydxFeed
+from daemon.edges.dydx.venue import DydxVenue
+from daemon.edges.http import HttpSource, RequestBudget
+from daemon.edges.protocol import Feed, VenueEdge, WriteMarks
+from daemon.edges.webhook import WebhookExecutor, WebhookSender, render
+from daemon.engine.actions import Notify
+from daemon.engine.codec import encode_as
+from daemon.engine.engine import Engine, Transition
+from daemon.engine.events import Event, OperatorCommand, RunbooksLoaded
+from daemon.engine.limits import HouseLimits, parse_house_limits
+from daemon.errors import EdgeError, RunbookError, SettingsError, UserError
+from daemon.journal.entry import Delivery, JournalError
+from daemon.journal.store import Journal
+from daemon.runbook.load import Loaded, load_documents, load_paths
+from daemon.runbook.model import Runbook
+from daemon.service.clock import AcceleratedClock, Clock, WallClock
+from daemon.service.dispatcher import Dispatcher
+from daemon.service.inbox import Inbox
+from daemon.service.lanes import Lanes, wall
+from daemon.service.logging import configure, log
+from daemon.service.loop import Loop, Mail
+from daemon.service.poller import FeedHealth, Poller, fill_history
+from daemon.service.recover import HALT_FLAG, Recovered, Standing, describe_topology, recover
+from daemon.service.scheduler import HOUSE_TIMERS, Scheduler
+from daemon.settings import Settings, load_settings
+from daemon.units import MINUTE_NS, NS, iso
+
+CANDLE_REQUESTS_PER_10S = 950  # the indexer allows 1000 from one address, apart from all other requests
+JOURNAL_FAILED = 3  # exit code: the journal cannot commit
+CLOCK_TRIES = 20  # a venue that is being started beside the daemon answers within seconds
+CLOCK_TRY_EVERY_S = 0.25
+
+
+def run(config: Path, *, dry_run: bool, log: str | None) -> int:
+    """Run the daemon until it is told to stop; the exit code: 0 stopped as asked, 3 the journal cannot commit.
+
+    Raises UserError (exit 2) when it cannot start, RunbookError (exit 1) when the runbooks have errors and no set is in force.
+    """
+    settings = load_settings(config)
+    configure(log_style(settings.log.format, log, terminal=sys.stdout.isatty()))
+    return asyncio.run(_live(settings, dry_run=dry_run))
+
+
+def log_style(configured: str, asked: str | None, *, terminal: bool) -> str:
+    """`json` or `console`: what the command line asks, else the settings, `auto` by whether a person is looking."""
+    wanted = asked or configured
+    if wanted == "auto":
+        return "console" if terminal else "json"
+    return wanted
+
+
+def journal_path(settings: Settings, *, dry_run: bool) -> tuple[Path, Path]:
+    """State and feed file. A dry run keeps a journal of its own: its rejected actions must never look like the real ones' past."""
+    state, feed = settings.journal.path, settings.journal.feed()
+    if dry_run:
+        return state.with_name(f"dry-run-{state.name}"), feed.with_name(f"dry-run-{feed.name}")
+    return state, feed
+
+
+async def _live(settings: Settings, *, dry_run: bool) -> int:
+    house = read_house_limits(settings.limits)
+    endpoints = WebhookSender(settings.endpoints())
+    clock = await read_clock(settings)
+    state, feed = journal_path(settings, dry_run=dry_run)
+    try:
+        journal = Journal.open(state, feed)
+    except JournalError as error:
+        if "another reefd" in str(error):
+            raise
+        log().error("journal.failed", reason=str(error))
+        sys.stderr.write(f"reefd: {error}\n")
+        return JOURNAL_FAILED
+    try:
+        daemon = Daemon(settings=settings, clock=clock, journal=journal, house=house, sender=endpoints, dry_run=dry_run)
+        return await daemon.live()
+    finally:
+        # Closing waits for the writer: not on the loop's own thread, whose timers would stand still.
+        await asyncio.to_thread(journal.close)
+
+
+def read_house_limits(path: Path | None) -> HouseLimits:
+    """The house's limits; none where no file is configured. Raises SettingsError."""
+    if path is None:
+        return HouseLimits()
+    try:
+        document = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise SettingsError(f"{path}: {why}; `limits:` of the settings names the house limits") from error
+    except (YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise SettingsError(f"{path}: this is no YAML: {' '.join(str(error).split())}") from error
+    if document is None:
+        return HouseLimits()
+    if not isinstance(document, Mapping):
+        found = repr(document)[:60]
+        raise SettingsError(f"{path}: house limits are sections of limits, found {found}; write account: {{turnover_per_hour: ...}}")
+    return parse_house_limits(document, str(path))
+
+
+async def read_clock(settings: Settings) -> Clock:
+    """The wall clock, or the clock that the configured venue tells. Raises UserError when it does not."""
+    if settings.clock.follow == "wall":
+        return WallClock()
+    name = settings.clock.venue or next(iter(settings.venues), "")
+    if name not in settings.venues:
+        raise SettingsError("clock.follow: venue needs a venue; write clock: {follow: wall}")
+    address = settings.venues[name].order_api()
+    source = HttpSource(name=name, url=address, timeout_s=settings.lateness.request / NS)
+    try:
+        for attempt in range(CLOCK_TRIES):
+            try:
+                answer = await source.get("/sim/clock")
+                break
+            except EdgeError as error:
+                if attempt == CLOCK_TRIES - 1 or error.reason not in ("unreachable", "timeout"):
+                    raise UserError(
+                        f"the clock of venue {name!r} cannot be read at {address}: {error}; "
+                        "start `reefd sim` first, or write clock: {follow: wall} for a venue that keeps real time"
+                    ) from error
+                await asyncio.sleep(CLOCK_TRY_EVERY_S)
+    finally:
+        await source.close()
+    try:
+        assert isinstance(answer, dict)
+        speed, now_ns = float(answer["speed"]), int(answer["now_ns"])
+        assert speed > 0
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        message = f"{address}/sim/clock does not tell speed and now_ns: this is no simulated venue; write clock: {{follow: wall}}"
+        raise UserError(message) from error
+    return AcceleratedClock(speed=speed, now_ns=now_ns)
+
+
+@dataclass(slots=True, kw_only=True)
+class Edges:
+    """Everything on the network, and how to close it."""
+
+    feeds: list[Feed] = field(default_factory=list)
+    hands: list[VenueEdge] = field(default_factory=list)
+    closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for close in self.closers:
+            await close()
+
+
+def connect(settings: Settings, clock: Clock, sender: WebhookSender) -> Edges:
+    """The feeds and venues of the settings; nothing is sent yet."""
+    edges, marks = Edges(), WriteMarks()
+    timeout_s = settings.lateness.request / NS
+    for name, venue in settings.venues.items():
+        budget = RequestBudget(clock=clock, limit=venue.requests_per_10s)
+        candle_budget = RequestBudget(clock=clock, limit=CANDLE_REQUESTS_PER_10S)
+        source, candles = (
+            HttpSource(
+                name=name, url=venue.url, budget=each, timeout_s=timeout_s, retry_after_unit_ns=MILLISECOND_NS, proxy=venue.proxy
+            )
+            for each in (budget, candle_budget)
+        )
+        orders = None
+        if venue.orders == "simulated":
+            orders = HttpSource(name=f"{name}.orders", url=venue.order_api(), timeout_s=timeout_s, proxy=venue.proxy)
+        feed = DydxFeed(settings.feed_plan(name), source=source, clock=clock, candles=candles, marks=marks)
+        hands = DydxVenue(venue=name, accounts=settings.accounts(name), indexer=source, orders=orders, marks=marks)
+        edges.feeds.append(feed)
+        edges.hands.append(hands)
+        edges.closers += [feed.close, hands.close]
+    plan = settings.bridge_plan()
+    if plan is not None and settings.bridge is not None:
+        source = HttpSource(name=plan.name, url=settings.bridge.url, timeout_s=timeout_s)
+        accounts = [account for name in settings.venues for account in settings.accounts(name)]
+        edges.feeds.append(BridgeFeed(plan, source=source, clock=clock))
+        edges.hands.append(BridgeEdge(name=plan.name, routes=plan.routes, accounts=accounts, source=source, marks=marks))
+        edges.closers.append(source.close)
+    edges.hands.append(WebhookExecutor(sender, wall=wall, at=clock.now))
+    edges.closers.append(sender.close)
+    return edges
+
+
+class Daemon:
+    """One running daemon: what is wired together, and what happens on a signal."""
+
+    def __init__(
+        self, *, settings: Settings, clock: Clock, journal: Journal, house: HouseLimits, sender: WebhookSender, dry_run: bool
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._journal = journal
+        self._house = house
+        self._dry_run = dry_run
+        self._sender = sender
+        self._topology = settings.topology()
+        self._edges = connect(settings, clock, sender)
+        self._inbox = Inbox()
+        self._engine = Engine(topology=self._topology, house=house, build=__version__, documents=journal.document)
+        self._dispatcher = Dispatcher(
+            edges=self._edges.hands, inbox=self._inbox, clock=clock, dry_run=dry_run, refuse=self._halt_flag_text
+        )
+        self._lanes = Lanes(journal=journal, sender=sender, clock=clock, raise_alarm=self._alarm)
+        self._scheduler = Scheduler(timers=HOUSE_TIMERS, inbox=self._inbox, clock=clock)
+        self._healths: list[FeedHealth] = []
+        self._standing = Standing()
+        self._flag_asked: bool | None = None  # what the halt flag last made us ask of the engine
+        self._reload_error = ""
+        self._reloading: asyncio.Task[None] | None = None
+        self._stop_by: int | None = None  # real ns
+        self._loop: Loop | None = None
+        self._publication = Publication(path=status_path(journal.path), clock=clock)
+
+    # --- start and stop -----------------------------------------------------------------------------------------------
+
+    async def live(self) -> int:
+        """Recover, run until told to stop, and leave a journal that the next start goes on from; the exit code."""
+        try:
+            try:
+                return await self._start_and_run()
+            except JournalError as error:
+                log().error("journal.failed", reason=str(error), consequence="nothing more is done; the daemon ends")
+                sys.stderr.write(f"reefd: the journal cannot commit: {error}\n")
+                self._publication.last_words(f"the journal cannot commit: {error}")
+                return JOURNAL_FAILED
+        finally:
+            await self._dispatcher.stop()
+            await self._edges.close()
+
+    async def _start_and_run(self) -> int:
+        recovered = recover(self._engine, self._journal, self.read_set)
+        self._standing = recovered.standing
+        self._check_clock(recovered)
+        runbooks = self._set_at_start(await asyncio.to_thread(load_paths, [self._settings.runbooks]))
+        loop = self._loop = Loop(
+            engine=self._engine,
+            journal=self._journal,
+            inbox=self._inbox,
+            clock=self._clock,
+            dispatcher=self._dispatcher,
+            mail=Mail(channels=self._settings.channels, compose=self._compose),
+            position=recovered.position,
+            build=__version__,
+            each_turn=self._each_turn,
+            committed=self._committed,
+            beside=self._standing.blobs,
+        )
+        log().info(
+            "daemon.started",
+            build=__version__,
+            journal=str(self._journal.path),
+            runbooks=len(runbooks),
+            recovered_entries=recovered.applied,
+            unsettled=len(self._engine.unsettled()),
+            speed=self._clock.speed,
+            dry_run=self._dry_run,
+        )
+        if self._journal.restored:
+            self._refuse_on_backup()
+        loop.begin(since=recovered.position.at)
+        self._bring(runbooks)
+        for action in self._engine.unsettled():
+            log().warning("action.unsettled", action_id=action.action_id, consequence="it is looked up, never sent again")
+            self._dispatcher.resume(action)
+        self._scheduler.start(self._engine.cold.timers)
+        self._listen()
+        background = [asyncio.create_task(self._watch(feed), name=feed.name) for feed in self._edges.feeds]
+        if not self._dry_run:
+            background.append(asyncio.create_task(self._lanes.run(), name="lanes"))
+        turning = asyncio.create_task(loop.run(), name="loop")
+        try:
+            # A task of the background never ends by itself: if one does, that is a fault of ours and ends the daemon.
+            done, _ = await asyncio.wait([turning, *background], return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            self._scheduler.stop()
+            for task in (turning, *background):
+                task.cancel()
+            await asyncio.gather(turning, *background, return_exceptions=True)
+        await self._dispatcher.stop()
+        await self._lanes.drain(self._settings.lateness.stop / NS)
+        await loop.checkpoint()
+        if self._journal.restored and not self._engine.unsettled():
+            await asyncio.wrap_future(self._journal.confirm_restored())
+        self._publication.last_words("stopped as asked")
+        log().info("daemon.stopped", seq=loop.position.seq, unsettled=len(self._engine.unsettled()))
+        return 0
+
+    def _check_clock(self, recovered: Recovered) -> None:
+        ahead_ns = recovered.position.at - self._clock.now()
+        if ahead_ns <= MINUTE_NS:
+            return
+        if self._settings.clock.follow == "venue":
+            raise UserError(
+                f"{self._journal.path} ends at {iso(recovered.position.at)}, {ahead_ns // NS} s after the venue's clock: "
+                "the simulated venue was started anew; remove the journal, or name another one under `journal:`"
+            )
+        log().error("clock.behind", journal_ends=iso(recovered.position.at), behind_s=ahead_ns // NS)
+
+    def _listen(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
+
+    def stop(self) -> None:
+        """Stop after what is on the wire has settled, at most `lateness.stop`; asked twice, at once."""
+        now = self._clock.real_ns()
+        self._stop_by = now if self._stop_by is not None else now + self._settings.lateness.stop
+        log().info("daemon.stopping", in_flight=len(self._dispatcher.in_flight))
+
+    async def _watch(self, feed: Feed) -> None:
+        """One feed: its past, if the journal has none of it yet, then its polls for ever."""
+        pollers = [Poller(source=poll.name, poll=poll, inbox=self._inbox, clock=self._clock) for poll in feed.polls]
+        self._healths += [poller.health for poller in pollers]
+        if feed.name not in self._standing.histories:
+            await fill_history(feed, inbox=self._inbox, clock=self._clock, healths=[poller.health for poller in pollers])
+        async with asyncio.TaskGroup() as group:
+            for poller in pollers:
+                group.create_task(poller.run(), name=poller.health.source)
+
+    # --- the set of runbooks ------------------------------------------------------------------------------------------
+
+    def reload(self) -> None:
+        """Read the runbooks anew, off the loop's thread; all of them are valid, or the set in force stays and the log says so."""
+        if self._reloading is not None and not self._reloading.done():
+            log().warning("runbooks.busy", reason="a reload is under way; its files are read once more")
+        self._reloading = asyncio.create_task(self._reload(), name="reload")
+
+    async def _reload(self) -> None:
+        loaded = await asyncio.to_thread(load_paths, [self._settings.runbooks])
+        if loaded.ok:
+            self._reload_error = ""
+            self._bring(loaded.runbooks)
+            log().info("runbooks.reloaded", runbooks=len(loaded.runbooks))
+        else:
+            self._keep_old_set(loaded)
+
+    def _keep_old_set(self, loaded: Loaded) -> None:
+        self._reload_error = "\n".join(problem.render() for problem in loaded.errors)
+        for problem in loaded.errors:
+            where = f"{problem.file}:{problem.line}:{problem.column}"
+            log().error("runbooks.refused", file=where, code=problem.code, reason=problem.message)
+        log().error("runbooks.kept", errors=len(loaded.errors), consequence="the set that was in force stays in force")
+
+    def _set_at_start(self, loaded: Loaded) -> Sequence[Runbook]:
+        """The files' runbooks; while they have errors, the set that was in force when the daemon last ran: it never disarms silently."""
+        if loaded.ok:
+            return loaded.runbooks
+        if self._standing.in_force is None:
+            raise RunbookError(loaded.errors)
+        sys.stderr.write("\n".join(problem.render() for problem in loaded.errors) + "\n")
+        self._keep_old_set(loaded)
+        return self.read_set(self._standing.in_force)
+
+    def _bring(self, runbooks: Sequence[Runbook]) -> None:
+        assert self._loop is not None
+        put = self._journal.put_document
+        event = RunbooksLoaded(
+            at=0,
+            runbooks={runbook.path: put(runbook.source) for runbook in runbooks},
+            limits=put(encode_as(self._house, HouseLimits)),
+            topology=put(describe_topology(self._topology)),
+        )
+        self._loop.bring(event, runbooks)
+
+    def read_set(self, event: RunbooksLoaded) -> Sequence[Runbook]:
+        """The runbooks that an event of the journal names, by content. Raises UserError when this build cannot read them any more."""
+        loaded = load_documents({path: self._journal.document(digest) for path, digest in event.runbooks.items()})
+        if loaded.errors:
+            raise RunbookError(loaded.errors)
+        return loaded.runbooks
+
+    # --- every turn ---------------------------------------------------------------------------------------------------
+
+    def _each_turn(self) -> None:
+        self._follow_halt_flag()
+        assert self._loop is not None
+        if self._stop_by is not None:
+            settled = not self._dispatcher.in_flight and not len(self._inbox)
+            if settled or self._clock.real_ns() >= self._stop_by:
+                self._loop.stop()
+        if self._publication.due():
+            self._publication.publish(self._status())
+
+    def _committed(self, event: Event, transition: Transition) -> None:
+        self._standing.follow(event)
+        for record in transition.records:
+            self._standing.follow(record)
+        if any(isinstance(action, Notify) for action in transition.actions):
+            self._lanes.look()
+
+    def _halt_flag_text(self) -> str:
+        """Why nothing may be sent, empty when it may: the flag counts before the engine has heard of it."""
+        try:
+            text = self._settings.halt_file.read_text(encoding="utf-8", errors="replace").strip()
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            return f"the halt flag {self._settings.halt_file} cannot be read ({error.strerror})"
+        return f"halted by {self._settings.halt_file}{': ' + text.splitlines()[0][:200] if text else ''}"
+
+    def _follow_halt_flag(self) -> None:
+        there = self._settings.halt_file.exists()
+        if self._flag_asked is None:
+            self._flag_asked = bool(self._standing.halt_flag)
+        if there == self._flag_asked:
+            return
+        self._flag_asked = there
+        verb = "halt" if there else "resume"
+        reason = self._halt_flag_text() if there else f"{self._settings.halt_file} was removed"
+        log().warning("halt.flag_set" if there else "halt.flag_removed", path=str(self._settings.halt_file))
+        self._inbox.put(
+            OperatorCommand(at=0, command_id=f"{HALT_FLAG}{self._clock.now()}", actor="halt flag", verb=verb, reason=reason)
+        )
+
+    def _refuse_on_backup(self) -> None:
+        """A restored backup does not know what was done after it was made: it only reconciles until a person removes the flag."""
+        flag = self._settings.halt_file
+        flag.parent.mkdir(parents=True, exist_ok=True)
+        if not flag.exists():
+            flag.write_text("this journal is a restored backup: compare it with the venue, then remove this file\n", encoding="utf-8")
+        log().error("journal.restored", consequence="nothing is sent", remove=str(flag))
+
+    # --- telling ------------------------------------------------------------------------------------------------------
+
+    def _compose(self, notify: Notify, at: int, seq: int) -> str:
+        head_seq, head = self._journal.head()
+        content = {
+            "action_id": notify.action_id,
+            "run_id": notify.run_id,
+            "runbook": notify.runbook,
+            "event": notify.event,
+            "severity": notify.severity,
+            "text": notify.text,
+            "detail": notify.detail,
+            "house": self._settings.house,
+            # Every message anchors the audit chain outside of this machine: a cut tail shows against it.
+            "anchor": f"{head_seq}:{head}",
+        }
+        return render(f"notice.{notify.event}", content, at=at, seq=seq)
+
+    def _alarm(self, delivery: Delivery, why: str) -> None:
+        """A critical notice reached nobody: say it where a supervisor of processes looks."""
+        sys.stderr.write(f"reefd: CRITICAL notice {delivery.id} for {delivery.endpoint} was not delivered: {why}\n{delivery.body}\n")
+
+    def _status(self) -> Mapping[str, object]:
+        loop = self._loop
+        assert loop is not None
+        turns = loop.turns
+        body: dict[str, object] = {
+            "build": __version__,
+            "house": self._settings.house,
+            "dry_run": self._dry_run,
+            "speed": self._clock.speed,
+            "at": iso(loop.position.at),
+            "seq": loop.position.seq,
+            "head": ":".join(str(part) for part in self._journal.head()),
+            "halted": self._halt_flag_text(),
+            "reload_error": self._reload_error,
+            "stopping": self._stop_by is not None,
+            "feeds": [self._publication.feed(health) for health in self._healths],
+            "in_flight": list(self._dispatcher.in_flight),
+            "unsettled": [action.action_id for action in self._engine.unsettled()],
+            "inbox": len(self._inbox),
+            "coalesced": self._inbox.coalesced,
+            "loop": {
+                "events": turns.events,
+                "records": turns.records,
+                "gaps": turns.gaps,
+                "step_ms_max": turns.step_ns_max / 1e6,
+                "commit_ms_max": turns.commit_ns_max / 1e6,
+            },
+            "undeliverable": self._lanes.dead,
+            "disabled_endpoints": sorted(self._lanes.disabled),
+            "engine": self._engine.snapshot(),
+        }
+        turns.step_ns_max = turns.commit_ns_max = 0
+        return body

@@ -1,0 +1,194 @@
+"""What the daemon is doing (floor 9): a small JSON beside the journal, replaced atomically at most four times a second, and its reader.
+
+    status(Path("config/reefd.yaml"), json_format=False)       # 0 running and fine, 1 not running or degraded
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from daemon.engine.codec import plain
+from daemon.errors import UserError
+from daemon.journal.store import Journal
+from daemon.service.clock import Clock
+from daemon.service.poller import FeedHealth
+from daemon.settings import load_settings
+from daemon.units import NS
+
+PUBLISH_EVERY_NS = NS // 4
+SILENT_AFTER_S = 5.0  # a daemon turns once a second; five without a word are a freeze or a death
+STALE_AFTER_POLLS = 3  # a feed that did not succeed for this many of its slots is behind
+STALE_AFTER_MIN_NS = 5 * NS
+
+
+def status_path(state: Path) -> Path:
+    """Where the daemon of a journal publishes: `state.status.json` beside `state.db`."""
+    return state.with_name(f"{state.stem}.status.json")
+
+
+class Publication:
+    """Writes the status page's file; readers see a whole page or the one before, never half of one."""
+
+    def __init__(self, *, path: Path, clock: Clock) -> None:
+        self._path = path
+        self._clock = clock
+        self._published_at = -PUBLISH_EVERY_NS
+        self._page: Mapping[str, object] = {}
+        self._started = datetime.now(UTC)
+
+    def due(self) -> bool:
+        """True when a quarter of a second has passed since the last page."""
+        return self._clock.real_ns() - self._published_at >= PUBLISH_EVERY_NS
+
+    def publish(self, page: Mapping[str, object]) -> None:
+        """Replace the page. A page that cannot be written is not worth stopping for: its age will show."""
+        self._published_at = self._clock.real_ns()
+        self._page = page
+        self._write({**page, "ended": None})
+
+    def last_words(self, why: str) -> None:
+        """Publish the last page again, with why there will be no other."""
+        self._write({**self._page, "ended": why})
+
+    def feed(self, health: FeedHealth) -> Mapping[str, object]:
+        """One feed's line: `state` is ok | failing | stale | waiting."""
+        now = self._clock.now()
+        age_ns = now - health.succeeded_at if health.succeeded_at else None
+        stale_after_ns = max(STALE_AFTER_POLLS * health.every_ns, STALE_AFTER_MIN_NS)
+        if health.failures:
+            state = "failing"
+        elif age_ns is None:
+            state = "waiting"
+        else:
+            state = "stale" if age_ns > stale_after_ns else "ok"
+        return {
+            "source": health.source,
+            "state": state,
+            "every_s": health.every_ns / NS,
+            "age_s": None if age_ns is None else age_ns / NS,
+            "failures": health.failures,
+            "skipped": health.skipped,
+            "reason": health.reason,
+        }
+
+    def _write(self, page: Mapping[str, object]) -> None:
+        now = datetime.now(UTC)
+        body = {**page, "pid": os.getpid(), "started": self._started.isoformat(), "published": now.isoformat()}
+        partial = self._path.with_name(f".{self._path.name}.partial")
+        try:
+            partial.write_text(json.dumps(plain(body)), encoding="utf-8")
+            os.replace(partial, self._path)
+        except OSError:
+            return
+
+
+def status(config: Path, *, json_format: bool) -> int:
+    """Print what the daemon of these settings is doing; 0 running and fine, 1 not running or degraded. Raises UserError."""
+    settings = load_settings(config)
+    page = read_page(status_path(settings.journal.path))
+    page["journal"] = read_journal(settings.journal.path, settings.journal.feed())
+    problems = degraded(page, datetime.now(UTC))
+    page["degraded"] = problems
+    if json_format:
+        print(json.dumps(page, indent=2))
+    else:
+        show(page, problems)
+    return 1 if problems else 0
+
+
+def read_page(path: Path) -> dict[str, Any]:
+    """The page as published; empty when there is none."""
+    try:
+        page = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return page if isinstance(page, dict) else {}
+
+
+def read_journal(state: Path, feed: Path) -> dict[str, Any]:
+    """What the journal says by itself, read only: its head, what waits to be delivered and what never was."""
+    try:
+        journal = Journal.open_readonly(state, feed)
+    except UserError as error:
+        return {"path": str(state), "problem": str(error)}
+    with journal:
+        seq, head = journal.head()
+        dead = journal.dead_letters()
+        return {
+            "path": str(state),
+            "problem": "",
+            "head": f"{seq}:{head}",
+            "outbox_waiting": journal.waiting_deliveries(),
+            "dead_letters": [{"id": d.id, "endpoint": d.endpoint, "severity": d.severity, "reason": d.error} for d in dead],
+        }
+
+
+def degraded(page: Mapping[str, Any], now: datetime) -> list[str]:
+    """Everything that is not as it should be, in words; empty when the daemon runs and all is well."""
+    journal = page["journal"]
+    found: list[str] = [journal["problem"]] if journal["problem"] else []
+    if "pid" not in page:
+        return [*found, "the daemon has not run with these settings"]
+    if page.get("ended"):
+        return [*found, f"the daemon is not running: {page['ended']}"]
+    silent_s = (now - datetime.fromisoformat(page["published"])).total_seconds()
+    if not alive(int(page["pid"])):
+        return [*found, f"the daemon is not running: process {page['pid']} is gone and left no last words; its next start recovers"]
+    if silent_s > SILENT_AFTER_S:
+        found.append(f"the daemon has not turned for {silent_s:.0f} s")
+    if page.get("halted"):
+        found.append(str(page["halted"]))
+    if page.get("reload_error"):
+        found.append(f"the last reload was refused, the old runbooks are in force:\n{page['reload_error']}")
+    for feed in page.get("feeds", []):
+        if feed["state"] in ("failing", "stale"):
+            age = "never succeeded" if feed["age_s"] is None else f"last success {feed['age_s']:.0f} s ago"
+            found.append(f"feed {feed['source']} is {feed['state']}: {age}{'; ' + feed['reason'] if feed['reason'] else ''}")
+    for name in page.get("disabled_endpoints", []):
+        found.append(f"endpoint {name} said 410 Gone and gets nothing more")
+    for letter in journal.get("dead_letters", []):
+        found.append(f"notice {letter['id']} never reached {letter['endpoint']}: {letter['reason']}")
+    return found
+
+
+def alive(pid: int) -> bool:
+    """True when a process of this id exists."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def show(page: Mapping[str, Any], problems: Sequence[str]) -> None:
+    """Print the page for a person."""
+    console = Console(highlight=False, soft_wrap=True)
+    if "pid" in page:
+        mode = " (dry run)" if page.get("dry_run") else ""
+        console.print(f"reefd {page.get('build', '')}{mode}, process {page['pid']}, at {page.get('at', '?')}, seq {page.get('seq', '?')}")
+        for feed in page.get("feeds", []):
+            age = "-" if feed["age_s"] is None else f"{feed['age_s']:.1f} s"
+            console.print(f"  feed {feed['source']:<28} {feed['state']:<8} age {age:<8} every {feed['every_s']:g} s")
+        for action_id in page.get("unsettled", []):
+            console.print(f"  not settled: {action_id}", markup=False)
+        turned = page.get("loop", {})
+        console.print(
+            f"  {turned.get('events', 0)} events, {turned.get('records', 0)} records, "
+            f"slowest decision {turned.get('step_ms_max', 0):.2f} ms, slowest commit {turned.get('commit_ms_max', 0):.2f} ms"
+        )
+    journal = page["journal"]
+    if not journal["problem"]:
+        waiting = journal["outbox_waiting"]
+        console.print(f"  journal {journal['path']}, head {journal['head'][:24]}, {waiting} notices waiting", markup=False)
+    console.print("degraded:" if problems else "all is well")
+    for problem in problems:
+        console.print(f"  {problem}", markup=False)

@@ -1,0 +1,1 @@
+"""The imperative shell (floor 7): clock, poller, loop, dispatcher, recovery."""
