@@ -1,0 +1,55 @@
+# What a person runs. Each target builds the virtual environment it needs from the lock files, hashes checked.
+# PYTHON chooses the interpreter (3.11 or newer); VENV the folder.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint bench soak lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "reefd needs Python 3.11 or newer; found $$($(PYTHON) --version 2>&1): make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# --no-build-isolation: the build backend comes from the lock file too, so nothing unhashed is installed.
+$(VENV)/.runtime: requirements.lock pyproject.toml | $(BIN)/python
+	$(PIP) install --quiet --require-hashes -r requirements.lock
+	$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
+	$(PIP) install --quiet --require-hashes -r requirements-dev.lock
+	@touch $@
+
+install: $(VENV)/.dev ## the virtual environment with everything (for work on reefd itself)
+
+demo: $(VENV)/.runtime ## a simulated venue, the daemon and a webhook receiver, for about a minute
+	$(BIN)/reefd demo
+
+test: $(VENV)/.dev ## every test
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/.dev ## ruff and mypy --strict
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m mypy --strict daemon
+
+bench: $(VENV)/.dev ## speed beside its peers, in one run; benchmarks/out/*.json
+	$(BIN)/python -m benchmarks.run
+
+soak: $(VENV)/.dev ## 20 kill -9 of a daemon in mid-action, then the demo at length
+	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/reefd demo --seconds 300
+
+# Locks for Python 3.11 to 3.14 on every platform; pip reads the markers. Needs the program uv; UPGRADE=--upgrade takes new versions.
+COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+  --no-emit-index-url --no-emit-find-links $(UPGRADE) --extra build
+lock: ## write the lock files anew
+	$(COMPILE) pyproject.toml -o requirements.lock
+	$(COMPILE) --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis benchmarks/out
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,338 @@
+"""The command line (floor 10): verbs only. Each verb reads its arguments, calls one function of `daemon.app`, and exits with its answer.
+
+Exit codes: 0 fine · 1 something is wrong in your files, or a check failed · 2 wrong usage, missing file, unreachable venue, port in use ·
+3 the journal cannot commit · 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from datetime import date
+from enum import StrEnum
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from daemon import __version__
+from daemon.errors import RunbookError, UserError
+
+app = typer.Typer(
+    name="reefd",
+    help="reefd watches perpetuals and carries out runbooks: funding, oracles, margin, bridges; every write bounded in money.",
+    epilog="Exit codes: 0 fine; 1 something is wrong in your files or a check failed; 2 wrong usage, missing file, unreachable venue,"
+    " port in use; 3 the journal cannot commit; 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+audit = typer.Typer(help="The journal: verify its chain, copy it.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(audit, name="audit")
+
+
+class Format(StrEnum):
+    """How a verb prints: for people, or one JSON document on standard output."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class Log(StrEnum):
+    """How the daemon logs: one JSON object a line, or columns for a terminal."""
+
+    JSON = "json"
+    CONSOLE = "console"
+
+
+Paths = Annotated[list[Path], typer.Argument(metavar="PATH...", help="Runbook files, or folders of them.")]
+Output = Annotated[Format, typer.Option("--format", help="text for people, json for programs.")]
+Config = Annotated[Path, typer.Option("--config", "-c", metavar="FILE", envvar="REEFD_CONFIG", help="The daemon's settings.")]
+Recording = Annotated[Path, typer.Option("--recording", metavar="DIR", help="A recording made by reefd import.")]
+
+DEFAULT_CONFIG = Path("config/reefd.yaml")
+DEFAULT_SCENARIO = Path("config/scenarios/demo.yaml")
+
+
+def _job(module: str, function: str) -> Callable[..., int]:
+    """The function `daemon.app.<module>.<function>`, imported when its verb is called and not before.
+
+    The one import in this house that is not at the top of a file: `reefd --version` and `reefd check` must answer without loading
+    numpy, polars and an HTTP stack (docs/decisions/lazy-verbs.md). `tests/test_cli.py` checks every pair against the real signature.
+    """
+    job: Callable[..., int] = getattr(import_module(f"daemon.app.{module}"), function)
+    return job
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"reefd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")] = False,
+) -> None:
+    """reefd watches perpetuals and carries out runbooks: funding, oracles, margin, bridges; every write bounded in money."""
+
+
+@app.command()
+def check(
+    paths: Paths,
+    output: Output = Format.TEXT,
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings and overdue reviews count as errors.")] = False,
+    as_of: Annotated[str | None, typer.Option("--as-of", metavar="DATE", help="Judge overdue reviews as of this day.")] = None,
+) -> None:
+    """Check runbooks: every mistake of every file at once, with line, column and what to write.
+
+    \b
+    Example: reefd check runbooks/
+             reefd check runbooks/funding-spike.yaml --strict --format json
+
+    Exit codes: 0 no error; 1 errors, a path that does not exist among them (with --strict also warnings).
+    """
+    _finish(_job("check", "check")(paths, json_format=output is Format.JSON, strict=strict, as_of=_day(as_of)))
+
+
+@app.command("test")
+def scenario_tests(
+    paths: Paths,
+    output: Output = Format.TEXT,
+    coverage: Annotated[bool, typer.Option("--coverage", help="Name the branches, guards and limits that no test reached.")] = False,
+) -> None:
+    """Run the tests that runbooks carry, in virtual time, on the engine that acts live.
+
+    \b
+    Example: reefd test runbooks/
+             reefd test runbooks/funding-spike.yaml --coverage
+
+    Exit codes: 0 all passed; 1 a test failed, a file has errors, or a path holds no test.
+    """
+    _finish(_job("testing", "test")(paths, json_format=output is Format.JSON, coverage=coverage))
+
+
+@app.command("import")
+def import_(
+    sources: Annotated[list[Path], typer.Argument(metavar="SRC...", help="CSV, CSV.GZ, Parquet, JSONL or JSONL.GZ files.")],
+    map_file: Annotated[Path, typer.Option("--map", metavar="MAP.yaml", help="Which column is which signal, in which unit.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The recording; rows are merged into an existing one.")],
+    output: Output = Format.TEXT,
+) -> None:
+    """Make a recording from your own history: rows kept and rejected, with reasons, gaps and duplicates.
+
+    \b
+    Example: reefd import --map map.yaml candles.csv.gz --out recording/
+
+    Exit codes: 0 imported; 1 no row could be kept, or the map has errors; 2 a file that is missing or cannot be read.
+    """
+    _finish(_job("importing", "import_")(map_file, sources, out, json_format=output is Format.JSON))
+
+
+@app.command("eval")
+def evaluate(
+    expression: Annotated[str, typer.Argument(metavar="EXPR", help="An expression of the runbook language, in quotes.")],
+    recording: Recording,
+    entity: Annotated[str, typer.Option("--entity", metavar="E", help="Whose signals to read, as dydx:HYPE-USD.")],
+    out: Annotated[Path | None, typer.Option("--out", metavar="F.csv|F.parquet", help="Where to write; else standard output.")] = None,
+) -> None:
+    """Evaluate one expression over a recording: columns ts and value; an empty value is UNKNOWN.
+
+    \b
+    Example: reefd eval "zscore(funding_rate, 7d)" --recording recording/ --entity dydx:HYPE-USD
+
+    Exit codes: 0 evaluated; 1 the expression has errors; 2 the recording or the entity does not exist.
+    """
+    _finish(_job("evaluating", "evaluate")(expression, recording=recording, entity=entity, out=out))
+
+
+@app.command()
+def replay(
+    recording: Annotated[Path | None, typer.Option("--recording", metavar="DIR", help="A recording made by reefd import.")] = None,
+    runbooks: Annotated[Path | None, typer.Option("--runbooks", metavar="PATH", help="Runbooks to replay.")] = None,
+    account: Annotated[Path | None, typer.Option("--account", metavar="FILE", help="The simulated account: collateral, positions.")] = None,
+    output: Output = Format.TEXT,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Also write the report and its series here.")] = None,
+    limits: Annotated[Path | None, typer.Option("--limits", metavar="FILE", help="House limits to apply; none when absent.")] = None,
+    journal: Annotated[Path | None, typer.Option("--journal", metavar="STATE.db", help="A daemon's journal, with --verify.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Decide a journal's events anew and compare every record.")] = False,
+) -> None:
+    """Replay history: what the runbooks would have done, WITH them beside WITHOUT; or verify a daemon's journal.
+
+    \b
+    Example: reefd replay --recording recording/ --runbooks runbooks/ --account account.yaml
+             reefd replay --journal var/state.db --verify
+
+    Exit codes: 0 replayed (records agree); 1 your files have errors, or records differ; 2 wrong usage or a missing file.
+    """
+    if journal is not None or verify:
+        if journal is None or not verify:
+            raise typer.BadParameter("a journal is verified: write --journal STATE.db --verify")
+        if recording is not None or runbooks is not None or account is not None or limits is not None or out is not None:
+            raise typer.BadParameter("--journal carries its own events and runbooks; leave out the options of a recording")
+        _finish(_job("verifying", "verify_journal")(journal, json_format=output is Format.JSON))
+    missing = [name for name, path in (("--recording", recording), ("--runbooks", runbooks), ("--account", account)) if path is None]
+    if missing:
+        raise typer.BadParameter(f"a replay needs {', '.join(missing)}; see reefd replay --help")
+    job = _job("replaying", "replay")
+    _finish(job(recording, runbooks=runbooks, account=account, json_format=output is Format.JSON, out=out, limits=limits))
+
+
+@app.command()
+def explain(
+    runbook: Annotated[Path, typer.Argument(metavar="RUNBOOK", help="The runbook's file.")],
+    recording: Recording,
+    entity: Annotated[str, typer.Option("--entity", metavar="E", help="The instance, as dydx:HYPE-USD.")],
+    at: Annotated[str, typer.Option("--at", metavar="T", help="The moment, ISO-8601; without a zone it is UTC.")],
+    output: Output = Format.TEXT,
+) -> None:
+    """Explain why a runbook fired, or did not, at a moment: readings, ages, and what was missing.
+
+    \b
+    Example: reefd explain runbooks/funding-spike.yaml --recording recording/ \\
+                 --entity dydx:HYPE-USD --at 2026-02-03T18:00:00Z
+
+    Exit codes: 0 explained; 1 the runbook has errors; 2 the recording, the entity or the moment does not exist.
+    """
+    job = _job("evaluating", "explain")
+    _finish(job(runbook, recording=recording, entity=entity, at=at, json_format=output is Format.JSON))
+
+
+@app.command()
+def run(
+    config: Config = DEFAULT_CONFIG,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Decide and journal everything, send nothing.")] = False,
+    log: Annotated[Log | None, typer.Option("--log", help="Log format; the settings decide when absent.")] = None,
+) -> None:
+    """Run the daemon: poll, decide, act, journal. SIGHUP reloads the runbooks, SIGTERM stops after what is in flight.
+
+    \b
+    Example: reefd run --config config/reefd.yaml --dry-run
+
+    Exit codes: 0 stopped as asked; 1 the runbooks have errors; 2 the settings cannot be used; 3 the journal cannot commit.
+    """
+    _finish(_job("live", "run")(config, dry_run=dry_run, log=log.value if log else None))
+
+
+@app.command()
+def sim(
+    scenario: Annotated[Path, typer.Option("--scenario", metavar="FILE", help="The paths and shocks to play.")] = DEFAULT_SCENARIO,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 takes a free one and prints it.")] = 8480,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    speed: Annotated[float, typer.Option("--speed", help="Venue seconds a second.")] = 1.0,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of every path; the scenario decides when absent.")] = None,
+) -> None:
+    """Serve a simulated venue over HTTP: the paths and shapes of the dYdX v4 indexer, and a small order API.
+
+    \b
+    Example: reefd sim --scenario config/scenarios/demo.yaml --port 8480 --speed 60
+
+    Exit codes: 0 stopped as asked; 1 the scenario has errors; 2 the scenario is missing, or the port is in use.
+    """
+    _finish(_job("simulating", "sim")(scenario, port=port, host=host, speed=speed, seed=seed))
+
+
+@app.command()
+def demo(
+    seconds: Annotated[float | None, typer.Option("--seconds", min=1, help="End after this many seconds, whatever was seen.")] = None,
+    speed: Annotated[float | None, typer.Option("--speed", min=0.1, help="Venue seconds a second.")] = None,
+) -> None:
+    """Show the whole of reefd in about a minute: a simulated venue, the daemon, a webhook receiver; then check what happened.
+
+    \b
+    Example: reefd demo
+             reefd demo --seconds 90 --speed 20
+
+    Exit codes: 0 everything that the demo promises happened; 1 something did not, and it says what; 2 it could not start.
+    """
+    _finish(_job("demo", "demo")(seconds=seconds, speed=speed))
+
+
+@app.command()
+def status(config: Config = DEFAULT_CONFIG, output: Output = Format.TEXT) -> None:
+    """Show what the daemon of these settings is doing: feeds, runbooks, runs in flight, dead letters.
+
+    \b
+    Example: reefd status --config config/reefd.yaml --format json
+
+    Exit codes: 0 running and turning; 1 not running, or degraded; 2 the settings cannot be used.
+    """
+    _finish(_job("status", "status")(config, json_format=output is Format.JSON))
+
+
+@audit.command("verify")
+def audit_verify(
+    state: Annotated[Path, typer.Argument(metavar="STATE.db", help="The daemon's journal.")] = Path("var/state.db"),
+    anchor: Annotated[
+        str | None, typer.Option("--anchor", metavar="SEQ:HASH", help="A head kept elsewhere: finds a cut tail.")
+    ] = None,
+    output: Output = Format.TEXT,
+) -> None:
+    """Verify the sha256 chain over every entry of a journal; with an anchor also that nothing was cut off.
+
+    \b
+    Example: reefd audit verify var/state.db
+
+    Exit codes: 0 intact; 1 an entry was changed, or the tail is missing; 2 the journal cannot be read.
+    """
+    _finish(_job("auditing", "audit_verify")(state, anchor=anchor, json_format=output is Format.JSON))
+
+
+@audit.command("backup")
+def audit_backup(
+    state: Annotated[Path, typer.Argument(metavar="STATE.db", help="The daemon's journal.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder for the copy.")],
+    output: Output = Format.TEXT,
+) -> None:
+    """Copy a journal with its feed, also while the daemon writes it; the copy's first start only reconciles.
+
+    \b
+    Example: reefd audit backup var/state.db --out backup/2026-10-01
+
+    Exit codes: 0 copied; 2 the journal cannot be read, or the folder cannot be written.
+    """
+    _finish(_job("auditing", "backup")(state, out, json_format=output is Format.JSON))
+
+
+def _day(text: str | None) -> date | None:
+    if text is None:
+        return None
+    try:
+        return date.fromisoformat(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is no day; write for example 2026-10-01", param_hint="--as-of") from error
+
+
+def _finish(code: int) -> None:
+    raise typer.Exit(code)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one message on standard error, never a traceback."""
+    try:
+        app()
+    except RunbookError as error:
+        _complain(str(error), 1)
+    except UserError as error:
+        _complain(f"reefd: {error}", 2)
+    except BrokenPipeError:
+        # The reader of our output went away (`reefd eval ... | head`): nothing is wrong, and the flush at exit must not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        _complain(f"reefd: {error.filename or 'the system'}: {(error.strerror or str(error)).lower()}", 2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _complain(message: str, code: int) -> None:
+    sys.stderr.write(message.rstrip("\n") + "\n")
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
