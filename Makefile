@@ -45,10 +45,10 @@ soak: $(VENV)/.dev ## 20 kill -9 of a daemon in mid-action, then the demo at len
 
 # Locks for Python 3.11 to 3.14 on every platform; pip reads the markers. Needs the program uv; UPGRADE=--upgrade takes new versions.
 COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-  --no-emit-index-url --no-emit-find-links $(UPGRADE) --extra build
+  $(UPGRADE) --extra build
 lock: ## write the lock files anew
-	$(COMPILE) pyproject.toml -o requirements.lock
-	$(COMPILE) --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	$(COMPILE) pyproject.toml | sed '/^--/d' > requirements.lock
+	$(COMPILE) --extra dev -c requirements.lock pyproject.toml | sed '/^--/d' > requirements-dev.lock
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis benchmarks/out

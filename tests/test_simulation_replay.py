@@ -273,13 +273,19 @@ class StepByStep(Engine):
         return True
 
 
-CHATTER = SPIKE.replace("> 0.1%/h", "> 0.02%/h and oracle_price >= mean(oracle_price, 30m)").replace("  until:", "  for: 7m\n  until_for: 3m\n  until:")
+CHATTER = SPIKE.replace("> 0.1%/h", "> 0.02%/h and oracle_price >= mean(oracle_price, 30m)").replace(
+    "  until:", "  for: 7m\n  until_for: 3m\n  until:"
+)
 
 
 @settings(max_examples=25, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.integers(1, 400), st.sampled_from([33.0, 33.5, 34.0, 32.0, None]), st.sampled_from([0.0005, 0.0001, None, None, float("nan")])),
+        st.tuples(
+            st.integers(1, 400),
+            st.sampled_from([33.0, 33.5, 34.0, 32.0, None]),
+            st.sampled_from([0.0005, 0.0001, None, None, float("nan")]),
+        ),
         min_size=10,
         max_size=120,
     ),

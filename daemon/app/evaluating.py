@@ -84,7 +84,7 @@ def evaluate(expression: str, *, recording: Path, entity: str, out: Path | None)
         touched: dict[tuple[Kind, int], None] = {}
         for stream, first, end in parts:
             for i in range(first, end):
-                touched[stream.kind, stream.ingest(i)] = None
+                touched[stream.ingest(i)] = None
         hot.evaluate(touched, at)
         if (kind, number) in touched:
             value = value_at(at)
@@ -146,7 +146,7 @@ def explain(runbook: Path, *, recording: Path, entity: str, at: str, json_format
         touched: dict[tuple[Kind, int], None] = {}
         for stream, first, end in parts:
             for i in range(first, end):
-                touched[stream.kind, stream.ingest(i)] = None
+                touched[stream.ingest(i)] = None
         edges += hot.evaluate(touched, instant)
         last = instant
     if last == 0:

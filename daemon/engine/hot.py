@@ -11,7 +11,7 @@ import json
 import math
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import CodeType
 from typing import Literal, cast
 
@@ -23,7 +23,7 @@ from daemon.language.catalogue import CATALOGUE, MAX_SKEW_FLOOR_NS, Signal
 from daemon.language.dimension import of_unit
 from daemon.language.kernels import CLEARED, FIRED, GONE, REFIRED
 from daemon.language.labels import matches
-from daemon.language.slots import BLOCK, CAME, GLOBAL, GROW, HEADER, LINKS, SAMPLED, SEEN, SLOT, seen_cell
+from daemon.language.slots import BLOCK, CAME, GLOBAL, GROW, HEADER, LINKS, PLACES, SAMPLED, seen_cell
 from daemon.language.terms import Apply, Derived, Elsewhere, Over, Read, Stateful, Term, Window
 from daemon.language.typing import Typed, derivation
 from daemon.runbook.compile import Function, Program, compile_expression, compile_runbook
@@ -80,6 +80,7 @@ class _Touched:
 
     units: list[tuple[tuple[int, int], Callable[[int], None]]] = field(default_factory=list)
     instances: list[_Instance] = field(default_factory=list)
+    calls: list[tuple[Callable[[int], int], _Instance]] = field(default_factory=list)
     grown: list[tuple[list[int], Kind, int]] = field(default_factory=list)
 
 
@@ -180,11 +181,20 @@ class Hot:
             bounds.append(min(max(bound, self.sources.holds.get(key, 0)), FOREVER - 1))
         return bounds
 
-    def _objects(self, arguments: Iterable[str]) -> list[object]:
+    def _objects(self, arguments: Iterable[str], kind: Kind, number: int) -> list[object]:
+        """What a generated function takes before its constants: `F0 I0 T0 V0` the row itself, `F_market I_market r_market` a related
+        row and its number, `market_F` an arena, `positions_of_account` a member list."""
         found: list[object] = []
         for name in arguments:
-            head, _, tail = name.rpartition("_")
-            if tail in ("F", "I", "T", "V"):
+            head, _, tail = name.partition("_")
+            if head in ("F0", "I0", "T0", "V0"):
+                found.append(getattr(self.arenas.kinds[kind], head[0])[number])
+            elif head in ("F", "I", "r"):
+                at = (kind, number)
+                for relation in tail.split("_"):
+                    at = self._follow(*at, relation)
+                found.append(at[1] if head == "r" else getattr(self.arenas.kinds[at[0]], head)[at[1]])
+            elif tail in ("F", "I"):
                 found.append(getattr(self.arenas.kinds[Kind(head)], tail))
             else:
                 found.append(self.arenas.want(name))
@@ -231,7 +241,7 @@ class Hot:
 
     def _instance(self, held: _Loaded, order: tuple[int, int], entity: str, number: int) -> _Instance:
         linked, kind = held.linked, held.runbook.scope
-        objects = self._objects(linked.program.functions["observe"].arguments)
+        objects = self._objects(linked.program.functions["observe"].arguments, kind, number)
         observe = cast("Callable[..., int]", linked.namespace["observe"])
         bound = functools.partial(observe, *objects, linked.K, linked.N, linked.B, (), (), self.arenas.scratch, number)
         return _Instance(order, held.runbook.id, entity, kind, number, self.arenas.kinds[kind].I[number], held.q, bound, linked)
@@ -252,14 +262,16 @@ class Hot:
             if not self._pushers.get(kind):
                 continue
             terms = [s.argument for s in self.layout.series[kind].values()] + [a.term for a in self.layout.accumulators[kind].values()]
-            calls = [(fn, self._objects(f.arguments)) for f, fn in self._pushers[kind]]
             for number in range(1, len(self.arenas.kinds[kind].ids)):
                 reads = set()
                 for term in terms:
                     self._reads(term, kind, number, reads)
                 units = [
-                    ((rank, number * 16 + n), functools.partial(fn, *objects, K, N, B, (), (), self.arenas.scratch, number))
-                    for n, (fn, objects) in enumerate(calls)
+                    (
+                        (rank, number * 16 + n),
+                        functools.partial(fn, *self._objects(f.arguments, kind, number), K, N, B, (), (), self.arenas.scratch, number),
+                    )
+                    for n, (f, fn) in enumerate(self._pushers[kind])
                 ]
                 for key in reads:
                     entry = touch.setdefault(key, _Touched())
@@ -268,6 +280,7 @@ class Hot:
         for entry in touch.values():
             entry.units.sort(key=lambda item: item[0])
             entry.instances.sort(key=lambda instance: instance.order)
+            entry.calls = [(instance.observe, instance) for instance in entry.instances]
         self._touch = touch
 
     def _reads(self, term: Term, kind: Kind, number: int, found: set[tuple[Kind, int]]) -> None:
@@ -315,10 +328,7 @@ class Hot:
             return []
         touched: dict[tuple[Kind, int], None] = {}
         for row in rows:
-            number = self.arenas.row(row.kind, row.entity)
-            event = at if row.event_ts is None else row.event_ts
-            for signal, value in row.values.items():
-                self._set(row.kind, number, signal, value, at, event)
+            number = self._ingest(row, at, at if row.event_ts is None else row.event_ts)
             touched[row.kind, number] = None
             if row.kind is Kind.VENUE and "block_age" in row.values:
                 touched |= dict.fromkeys(self._block(number))
@@ -334,25 +344,27 @@ class Hot:
             touched = more
         return self._evaluate(touched, at)
 
-    def _set(self, kind: Kind, number: int, signal: str, value: float, at: int, event: int) -> None:
-        key = (kind, signal)
-        k = SLOT.get(key)
-        if k is None:
-            return  # a source may know more than the catalogue
-        arena = self.arenas.kinds[kind]
-        ints = arena.I[number]
-        cell = seen_cell(kind, signal)
-        ints[cell + CAME] = at
-        seen = ints[cell + SEEN]
-        if event < seen and seen != FOREVER:
-            return  # older than what is held: a late answer never overwrites a newer one
-        floats = arena.F[number]
-        if event != seen or event == FOREVER:
-            ints[cell + SEEN] = event
-            ints[cell + SAMPLED] = at
-        if k == SIZE_SLOT and kind is Kind.POSITION and (seen == NEVER or (floats[k] != 0.0) != (value != 0.0)):
-            self.arenas.changed = True
-        floats[k] = value
+    def _ingest(self, row: Row, at: int, event: int) -> int:
+        """Put the readings of a row into its slots; the number of the row. What the catalogue does not know is left out."""
+        arena = self.arenas.kinds[row.kind]
+        number = arena.rows.get(row.entity) or self.arenas.row(row.kind, row.entity)
+        floats, ints, places = arena.F[number], arena.I[number], PLACES[row.kind]
+        for signal, value in row.values.items():
+            place = places.get(signal)
+            if place is None:
+                continue
+            k, cell = place
+            seen = ints[cell]
+            ints[cell + CAME] = at
+            if event > seen or seen == FOREVER:
+                ints[cell] = event
+                ints[cell + SAMPLED] = at
+            elif event < seen:
+                continue  # older than what is held: a late answer never overwrites a newer one
+            if k == SIZE_SLOT and row.kind is Kind.POSITION and (seen == NEVER or (floats[k] != 0.0) != (value != 0.0)):
+                self.arenas.changed = True
+            floats[k] = value
+        return number
 
     def _block(self, venue: int) -> list[tuple[Kind, int]]:
         """Carry a venue's block_age to its rows; the rows whose readings it may have made UNKNOWN, or known again."""
@@ -376,14 +388,10 @@ class Hot:
             number = self.arenas.row(row.kind, row.entity)
             if self.arenas.changed:
                 self._relink()
-            fresh = {
-                s: v
-                for s, v in row.values.items()
-                if (row.kind, s) in SLOT and self.arenas.kinds[row.kind].I[number][seen_cell(row.kind, s)] < event
-            }
-            for signal, value in fresh.items():
-                self._set(row.kind, number, signal, value, event, event)
+            places, ints = PLACES[row.kind], self.arenas.kinds[row.kind].I[number]
+            fresh = {s: v for s, v in row.values.items() if s in places and ints[places[s][1]] < event}
             if fresh:
+                self._ingest(replace(row, values=fresh), event, event)
                 self._push({(row.kind, number): None}, event)
 
     def _push(self, touched: Mapping[tuple[Kind, int], None], at: int) -> None:
@@ -418,7 +426,9 @@ class Hot:
                     found[instance.order] = instance
         edges: list[Edge] = []
         for order in sorted(found):
-            self._verdict(found[order], at, edges)
+            code = found[order].observe(at)
+            if code:
+                self._moved(found[order], code, at, edges)
         return edges
 
     def evaluate_row(self, key: tuple[Kind, int], at: int) -> list[Edge]:
@@ -435,23 +445,19 @@ class Hot:
         for ints, kind, number in entry.grown:
             if ints[GROW]:
                 self.arenas.grow(kind, number)
-        for instance in entry.instances:
-            # `_verdict`, written out: this is the hottest line of a replay.
-            code = instance.observe(at)
-            due = instance.ints[instance.q + 4]
-            if due < self.next_due:
-                self.next_due = due
+        for observe, instance in entry.calls:
+            code = observe(at)
             if code:
-                self._edge(instance, code, at, edges)
+                self._moved(instance, code, at, edges)
         return edges
 
-    def _verdict(self, instance: _Instance, at: int, edges: list[Edge]) -> None:
-        code = instance.observe(at)
+    def _moved(self, instance: _Instance, code: int, at: int, edges: list[Edge]) -> None:
+        """A trigger moved: its due may be the least, and it may have crossed an edge."""
         due = instance.ints[instance.q + 4]
         if due < self.next_due:
             self.next_due = due
-        if code:
-            self._edge(instance, code, at, edges)
+        if code & 7:
+            self._edge(instance, code & 7, at, edges)
 
     def _edge(self, instance: _Instance, code: int, at: int, edges: list[Edge]) -> None:
         if self._muted:
@@ -492,8 +498,8 @@ class Hot:
                 code = instance.observe(exact)
                 if instance.ints[instance.q + 4] <= exact:
                     instance.ints[instance.q + 4] = FOREVER
-                if code:
-                    self._edge(instance, code, exact, edges)
+                if code & 7:
+                    self._edge(instance, code & 7, exact, edges)
         self.next_due = min((i.ints[i.q + 4] for i in self._instances), default=FOREVER)
         return exact, edges
 
@@ -518,9 +524,8 @@ class Hot:
     def _call(self, held: _Linked, name: str, number: int) -> Callable[..., float]:
         key = (name, number)
         if key not in held.calls:
-            held.calls[key] = functools.partial(
-                held.namespace[name], *self._objects(held.program.functions[name].arguments), held.K, held.N, held.B
-            )
+            objects = self._objects(held.program.functions[name].arguments, held.program.scope, number)
+            held.calls[key] = functools.partial(held.namespace[name], *objects, held.K, held.N, held.B)
         return held.calls[key]
 
     def _run(
@@ -727,7 +732,7 @@ class Hot:
             for j, (entity, length) in enumerate(zip(head["ids"], head["rings"], strict=True)):
                 number = arena.rows[entity]
                 kept = arena.I[number][:HEADER]
-                arena.T[number], arena.V[number] = times[at : at + length], values[at : at + length]
+                arena.T[number][:], arena.V[number][:] = times[at : at + length], values[at : at + length]
                 at += length
                 for key, (which, start, count) in head["keys"].items():
                     place = places.get(key)
@@ -748,14 +753,8 @@ class Hot:
                 self.arenas.lengthen(kind, number)
         self.arenas.changed = True
         self._relink()
-        self._touch_calls_anew()
         self.now = heads[Kind.PORTFOLIO]["now"]
         self.next_due = min((i.ints[i.q + 4] for i in self._instances), default=FOREVER)
-
-    def _touch_calls_anew(self) -> None:
-        """Forget bound calls: the rows' rings were replaced."""
-        for held in [*(loaded.linked for loaded in self.loaded.values()), *self._readers.values()]:
-            held.calls.clear()
 
     def set_trigger(self, runbook: str, entity: str, state: TriggerState) -> None:
         """Put a trigger where a record says it stood."""

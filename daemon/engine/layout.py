@@ -88,7 +88,7 @@ class Layout:
         series = self.series[kind].get(key)
         if series is None:
             # What the argument itself is made of takes its place first: windows move in the order in which they were placed.
-            Emitter(kind, self, Constants(), self.given, max_age).value(argument, Row(kind, "e", "F0", "I0"))
+            Emitter(kind, self, Constants(), self.given, max_age).value(argument, Row(kind, "e", "F0", "I0", ()))
             s = self._ints(kind, [NEVER, 0, 0, NEVER, 0, 0, 0, 0])
             assert SERIES_CELLS == 8
             series = Series(kind, key, argument, overrides, s, self._floats(kind, 1, NAN))
@@ -112,7 +112,7 @@ class Layout:
         key = signature(term) + (repr(overrides) if overrides else "")
         if key not in self.accumulators[kind]:
             for argument in term.arguments:
-                Emitter(kind, self, Constants(), self.given, max_age).value(argument, Row(kind, "e", "F0", "I0"))
+                Emitter(kind, self, Constants(), self.given, max_age).value(argument, Row(kind, "e", "F0", "I0", ()))
             g, c = self._floats(kind, 2, NAN), self._ints(kind, [0, 0])
             self.accumulators[kind][key] = Accumulator(kind, key, term, overrides, g, c)
             self.version += 1
@@ -175,9 +175,7 @@ class _Pusher(Emitter):
     def __init__(self, kind: Kind, layout: Layout, overrides: tuple[tuple[str, int], ...]) -> None:
         super().__init__(kind, layout, layout.constants, layout.given, dict(overrides))
         self.layout = layout
-        self.arguments |= {f"{kind.value}_T": None, f"{kind.value}_V": None}
-        self.line(f"T0 = {kind.value}_T[e]")
-        self.line(f"V0 = {kind.value}_V[e]")
+        self.arguments |= {"T0": None, "V0": None}
 
     def bound(self, kind: Kind, signal: str) -> str:
         override = self.max_age.get(signal)
@@ -206,6 +204,7 @@ class _Pusher(Emitter):
         self.indent += 1
         self.memo = self.memo.new_child()
         self.rows = self.rows.new_child()
+        self.pairs = self.pairs.new_child()
 
     def collect(self, term: Term, row: Row, cells: list[str], loops: list[Term]) -> None:
         """Sampled-at cells of the readings on straight lines; sets and named entities go to `loops`, with the row they start from."""

@@ -58,27 +58,26 @@ def moments(
 ) -> tuple[int, float, float, float]:
     """Slide a window's sums after sample `h` = x was stored: (samples, sum, sum of squares, anchor), sums of x - anchor.
 
-    I[w]: first index inside, I[w+1]: mark (-1: no second accumulator), I[w+2]: 1 once begun. F[g..g+4]: sum and its rounding error, sum of
-    squares and its error, anchor; F[g+5..g+9] the second accumulator's. Sums carry their errors, so that what is added and later
-    taken away leaves no trace, not even a spike; when the anchor has drifted away from the window, a second accumulator with a new
-    anchor collects what is newer than a mark and replaces the first when the window's tail reaches the mark.
+    I[w]: first index inside, I[w+1]: mark (-1: no second accumulator), I[w+2]: 1 once begun. F[g..g+3]: sum, sum of squares and its
+    rounding error, anchor; F[g+4..g+7] the second accumulator's. The squares carry their error, so that what is added and later taken
+    away leaves no trace, not even a spike. When the anchor has drifted away from the window, a second accumulator with a new anchor
+    collects what is newer than a mark and replaces the first when the window's tail reaches the mark.
     """
-    lo, mark = I[w], I[w + 1]
+    lo = I[w]
+    mark = I[w + 1]
+    c = F[g + 3]
     if I[w + 2] == 0:
         I[w + 2] = 1
         I[w + 1] = mark = -1
         lo = h
-        F[g + 4] = x
-    s1, e1, s2, e2, c = F[g], F[g + 1], F[g + 2], F[g + 3], F[g + 4]
+        F[g + 3] = c = x
     y = x - c
-    total = s1 + y
-    part = total - s1
-    e1 += (s1 - (total - part)) + (y - part)
-    s1 = total
+    s1 = F[g] + y
     y *= y
+    s2 = F[g + 1]
+    e2 = F[g + 2]
     total = s2 + y
-    part = total - s2
-    e2 += (s2 - (total - part)) + (y - part)
+    e2 += y - (total - s2) if s2 >= y else s2 - (total - y)
     s2 = total
     if mark >= 0:
         second(F, g, x)
@@ -86,56 +85,45 @@ def moments(
     i = b + (lo & m)
     while T[i] <= edge:
         if lo == mark:
-            s1, e1, s2, e2, c = F[g + 5], F[g + 6], F[g + 7], F[g + 8], F[g + 9]
-            F[g + 4] = c
+            s1, s2, e2, c = F[g + 4], F[g + 5], F[g + 6], F[g + 7]
+            F[g + 3] = c
             I[w + 1] = mark = -1
-        y = c - V[i]
-        total = s1 + y
-        part = total - s1
-        e1 += (s1 - (total - part)) + (y - part)
-        s1 = total
-        y *= -y
-        total = s2 + y
-        part = total - s2
-        e2 += (s2 - (total - part)) + (y - part)
+        y = V[i] - c
+        s1 -= y
+        y *= y
+        total = s2 - y
+        e2 -= y + (total - s2)
         s2 = total
         lo += 1
         i = b + (lo & m)
     if lo == mark:
-        s1, e1, s2, e2, c = F[g + 5], F[g + 6], F[g + 7], F[g + 8], F[g + 9]
-        F[g + 4] = c
+        s1, s2, e2, c = F[g + 4], F[g + 5], F[g + 6], F[g + 7]
+        F[g + 3] = c
         I[w + 1] = mark = -1
     I[w] = lo
     F[g] = s1
-    F[g + 1] = e1
-    F[g + 2] = s2
-    F[g + 3] = e2
+    F[g + 1] = s2
+    F[g + 2] = e2
     n = h + 1 - lo
-    s1 += e1
     s2 += e2
     if mark < 0 and h & 63 == 0:
         offset = s1 * s1 / n
         if offset > 100.0 * (s2 - offset):
-            F[g + 5] = F[g + 6] = F[g + 7] = F[g + 8] = 0.0
-            F[g + 9] = x
+            F[g + 4] = F[g + 5] = F[g + 6] = 0.0
+            F[g + 7] = x
             I[w + 1] = h + 1
     return n, s1, s2, c
 
 
 def second(F: Floats, g: int, x: float) -> None:
     """Add a sample to the second accumulator of a window."""
-    y = x - F[g + 9]
-    s = F[g + 5]
-    total = s + y
-    part = total - s
-    F[g + 5] = total
-    F[g + 6] += (s - (total - part)) + (y - part)
+    y = x - F[g + 7]
+    F[g + 4] += y
     y *= y
-    s = F[g + 7]
-    total = s + y
-    part = total - s
-    F[g + 7] = total
-    F[g + 8] += (s - (total - part)) + (y - part)
+    s2 = F[g + 5]
+    total = s2 + y
+    F[g + 6] += y - (total - s2) if s2 >= y else s2 - (total - y)
+    F[g + 5] = total
 
 
 def std_of(n: int, s1: float, s2: float, equal: int) -> float:
@@ -456,11 +444,12 @@ def reachable(matches: bool, amount: float, eta: float, slow: float, within: flo
 INACTIVE, PENDING, FIRING, CLEARING = 0, 1, 2, 3
 TRIGGER_CELLS = 6  # status, pending_at, held, since (counting since; -1 paused), due, fired_at
 FIRED, CLEARED, GONE, REFIRED = 1, 2, 3, 4
+MOVED = 8  # added to a code when the trigger's due was set anew
 NOT_DUE = 1 << 62
 
 
 def trigger(I: Ints, q: int, at: int, when: int, until: int, hold: int, until_hold: int, horizon: int) -> int:  # noqa: E741
-    """Advance one trigger to `at`: 0, or FIRED, CLEARED, REFIRED (cleared and fired in one instant).
+    """Advance one trigger to `at`: MOVED, plus FIRED, CLEARED or REFIRED (cleared and fired in one instant) when it did.
 
     Holds count only time known TRUE; UNKNOWN pauses them, FALSE resets. `horizon` is the next time the verdict can change by
     itself (an input goes stale, a clock crosses its threshold), NOT_DUE when it cannot.
@@ -476,7 +465,7 @@ def trigger(I: Ints, q: int, at: int, when: int, until: int, hold: int, until_ho
             if status == CLEARING and until == 0:
                 I[q] = FIRING
                 I[q + 2] = 0
-            return 0
+            return MOVED
         if status == FIRING:
             I[q] = CLEARING
             I[q + 2] = 0
@@ -484,26 +473,26 @@ def trigger(I: Ints, q: int, at: int, when: int, until: int, hold: int, until_ho
             I[q + 3] = at
             due = at + until_hold - I[q + 2]
             I[q + 4] = due if due < horizon else horizon
-            return 0
+            return MOVED
         I[q] = INACTIVE
         I[q + 2] = 0
         if when != 2:
-            return CLEARED
+            return MOVED + CLEARED
         I[q] = PENDING
         I[q + 1] = at
         if hold > 0:
             I[q + 3] = at
             I[q + 4] = at + hold if at + hold < horizon else horizon
-            return CLEARED
+            return MOVED + CLEARED
         I[q] = FIRING
         I[q + 5] = at
-        return REFIRED
+        return MOVED + REFIRED
     if when == 0:
         I[q] = INACTIVE
         I[q + 2] = 0
-        return 0
+        return MOVED
     if when == 1:
-        return 0
+        return MOVED
     if status == INACTIVE:
         I[q] = PENDING
         I[q + 1] = at
@@ -512,11 +501,11 @@ def trigger(I: Ints, q: int, at: int, when: int, until: int, hold: int, until_ho
         I[q + 3] = at
         due = at + hold - I[q + 2]
         I[q + 4] = due if due < horizon else horizon
-        return 0
+        return MOVED
     I[q] = FIRING
     I[q + 2] = 0
     I[q + 5] = at
-    return FIRED
+    return MOVED + FIRED
 
 
 def gone(I: Ints, q: int) -> int:  # noqa: E741
@@ -539,11 +528,6 @@ def valued(F: Floats, I: Ints, B: Ints, cell: int, first_bound: int, header: int
         if at <= I[header + 3 * k] + bound and I[1] <= bound and F[k] == F[k]:
             return F[k]
     return NAN
-
-
-def apart(a: int, b: int) -> int:
-    """Distance of two times in ns."""
-    return a - b if a > b else b - a
 
 
 def until_next(interval_s: float, at: int) -> float:

@@ -30,6 +30,12 @@ SLOTS: dict[Kind, int] = {kind: len(signals) for kind, signals in _SIGNALS.items
 VALUE_SIGNALS = ("oracle_price", "mark_price", "last_price", "index_price")  # what valued_at may name
 
 
+PLACES: dict[Kind, dict[str, tuple[int, int]]] = {
+    kind: {s.name: (i, HEADER + CELLS * i) for i, s in enumerate(signals)} for kind, signals in _SIGNALS.items()
+}
+"""By kind and signal: its slot in F and its SEEN cell in I."""
+
+
 def seen_cell(kind: Kind, signal: str) -> int:
     """Offset in I of a signal's SEEN; SAMPLED and CAME follow it."""
     return HEADER + CELLS * SLOT[kind, signal]

@@ -542,7 +542,7 @@ def _advice(wanted: Dimension, wrong: Term, text: str) -> str:
 
 
 def check(node: Node, text: str, scope: Scope, expect: str | tuple[str, ...] | None = None) -> Typed:
-    """The typed expression of a syntax tree; `expect` is the unit (or units) of its value, "bool" for a condition. Raises ExpressionError."""
+    """The typed expression of a syntax tree; `expect` is its unit (or units), "bool" for a condition. Raises ExpressionError."""
     checker = _Checker(text, scope)
     term = checker.term(node, scope.kind)
     if not checker.problems and expect is not None:

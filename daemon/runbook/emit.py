@@ -34,6 +34,7 @@ from daemon.units import NS
 from daemon.world.entities import Kind
 
 GUARDED_KINDS = (Kind.MARKET, Kind.POSITION, Kind.ACCOUNT)  # kinds whose readings a dead venue makes UNKNOWN
+SHARED = ("venue", "chain", "portfolio")  # relations that lead to the same row whatever the way
 TICK_NS = NS  # how often a verdict is looked at that depends on time in a way no crossing can be computed for
 
 Number = tuple[str, str, int] | tuple[str, Kind, str] | tuple[str, tuple[tuple[Kind, str], ...], int]
@@ -58,6 +59,7 @@ class Row:
     number: str
     floats: str
     ints: str
+    path: tuple[str, ...] | None = None  # relations from the function's own row; None inside loops and for named entities
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +125,10 @@ class Emitter:
         self.arguments: dict[str, None] = {}
         self.memo: ChainMap[tuple[Term, str], str] = ChainMap()
         self.rows: ChainMap[tuple[str, str], Row] = ChainMap()
+        self.pairs: ChainMap[tuple[str, ...], str] = ChainMap()
         self.horizons: set[tuple[str, str]] = set()
-        self.own = self.open_row(kind, "e")
+        self.arguments |= {"F0": None, "I0": None}
+        self.own = Row(kind, "e", "F0", "I0", ())
 
     # --- lines and rows -----------------------------------------------------------------------------------------------
     def line(self, text: str) -> None:
@@ -142,19 +146,23 @@ class Emitter:
         """Row views of row `number` of a kind's arena."""
         floats, ints = f"{kind.value}_F", f"{kind.value}_I"
         self.arguments |= {floats: None, ints: None}
-        tag = number if number != "e" else "0"
-        row = Row(kind, number, f"F{tag}", f"I{tag}")
+        row = Row(kind, number, f"F{number}", f"I{number}")
         self.line(f"{row.floats} = {floats}[{number}]")
         self.line(f"{row.ints} = {ints}[{number}]")
         return row
 
     def row(self, origin: Row, relation: str) -> Row:
-        """The row reached from another by a relation."""
+        """The row reached from another by a relation; one that hangs on the function's own row is handed to it, not looked up."""
         if relation == "":
             return origin
+        kind = Kind.CHAIN if relation in ("from", "to") else Kind(relation)
+        if origin.path is not None:
+            path = (relation,) if relation in SHARED else (*origin.path, relation)
+            tag = "_".join(path)
+            self.arguments |= {f"F_{tag}": None, f"I_{tag}": None}
+            return Row(kind, f"r_{tag}", f"F_{tag}", f"I_{tag}", path)
         key = (origin.number, relation)
         if key not in self.rows:
-            kind = Kind.CHAIN if relation in ("from", "to") else Kind(relation)
             self.loops += 1
             number = f"r{self.loops}"
             self.line(f"{number} = {origin.ints}[{LINKS[relation]}]" if kind is not Kind.PORTFOLIO else f"{number} = 1")
@@ -167,10 +175,13 @@ class Emitter:
         self.arguments[listed] = None
         self.loops += 1
         number = f"m{self.loops}"
+        if origin.path:
+            self.arguments[origin.number] = None
         self.line(f"for {number} in {listed}[{origin.number}]:")
         self.indent += 1
         self.memo = self.memo.new_child()
         self.rows = self.rows.new_child()
+        self.pairs = self.pairs.new_child()
         return self.open_row(kind, number)
 
     def leave(self) -> None:
@@ -178,6 +189,7 @@ class Emitter:
         self.indent -= 1
         self.memo = self.memo.parents
         self.rows = self.rows.parents
+        self.pairs = self.pairs.parents
 
     def bound(self, kind: Kind, signal: str) -> str:
         """The expression of a reading's staleness bound."""
@@ -313,7 +325,7 @@ class Emitter:
                 if term.function == "median_near":
                     skew = self.constants.number(("skew", ((Kind.MARKET, "bid_price"),), 0))
                     cell = seen_cell(Kind.MARKET, "bid_price")
-                    near = f" and apart({member.ints}[{cell}], {origin.ints}[{cell}]) <= {skew}"
+                    near = f" and -{skew} <= {member.ints}[{cell}] - {origin.ints}[{cell}] <= {skew}"
                 self.line(f"if {x} == {x}{near}:")
                 self.line(f"    W[{count}] = {x}")
                 self.line(f"    {count} += 1")
@@ -427,13 +439,18 @@ class Emitter:
         values = [self.value(a, row) for a in term.arguments]
         reads = [a for a in term.arguments if isinstance(a, Read)]
         assert len(reads) == len(values)
-        cells = [f"{self.row(row, r.relation).ints}[{seen_cell(r.kind, r.signal)}]" for r in reads]
-        checks = []
-        for i in range(len(reads)):
-            for j in range(i + 1, len(reads)):
-                skew = self.constants.number(("skew", ((reads[i].kind, reads[i].signal), (reads[j].kind, reads[j].signal)), 0))
-                checks.append(f"apart({cells[i]}, {cells[j]}) <= {skew}")
+        places = [(self.row(row, r.relation), (r.kind, r.signal)) for r in reads]
+        checks = [self.together(*places[i], *places[j]) for i in range(len(places)) for j in range(i + 1, len(places))]
         return self.new(f"{values[0]} if {' and '.join(checks)} else NAN")
+
+    def together(self, row: Row, signal: tuple[Kind, str], other: Row, second: tuple[Kind, str]) -> str:
+        """True while the times of two readings differ by no more than the skew allowed; one temporary for each pair."""
+        (row, signal), (other, second) = sorted(((row, signal), (other, second)), key=lambda item: (item[0].number, item[1]))
+        key = (row.number, *signal, other.number, *second)
+        if key not in self.pairs:
+            skew = self.constants.number(("skew", (signal, second), 0))
+            self.pairs[key] = self.new(f"-{skew} <= {row.ints}[{seen_cell(*signal)}] - {other.ints}[{seen_cell(*second)}] <= {skew}")
+        return self.pairs[key]
 
     def age(self, term: Term, row: Row) -> str:
         """Seconds since the oldest reading a term is made of was true; infinite when one was never seen."""

@@ -23,6 +23,9 @@ class Kind(StrEnum):
     POSITION = "position"
     ROUTE = "route"
 
+    # Enum hashes in Python; kinds are dictionary keys in the hottest loops, and equal as texts.
+    __hash__ = str.__hash__
+
 
 PORTFOLIO_ID = "portfolio"
 
