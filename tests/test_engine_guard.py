@@ -108,6 +108,22 @@ def test_survival_takes_the_lock_at_the_economy_runs_next_step_boundary():
     assert [r.run_id.split("/")[0] for r in world.of(LocksReleased)] == ["economy"]
 
 
+def test_survival_does_not_wait_for_an_economy_run_that_waits_for_its_guards():
+    economy = runbook(
+        "- id: h\n  halt: {scope: position}\n- id: s\n  shrink_position: {by: 10%}",
+        name="economy",
+        rest="locks: [position]\nguards: [oracle_divergence < 50bps]\nguard_wait: 10m\n",
+    )
+    survival = runbook(name="zz-survival", intent="survival", when="funding_rate > 0.5%/h", rest="locks: [position]\n")
+    world = World(economy, survival)
+    world.until(60, **(SPIKE | {"oracle_price": 3100.0}))
+    world.until(80, funding_rate=0.01)
+    assert [o.runbook for o in world.orders] == ["zz-survival"]
+    assert [(r.at - T0) // NS for r in world.of(LocksReleased)] == [60]
+    world.until(200, oracle_price=3000.0)
+    assert [o.runbook for o in world.orders] == ["zz-survival", "economy"]
+
+
 def test_locks_are_not_kept_over_an_approval():
     steps = """\
 - id: first

@@ -191,3 +191,43 @@ def test_equal_windows_of_two_expressions_share_one_series() -> None:
     assert len(hot.layout.series[Kind.MARKET]) == 1
     (series,) = hot.layout.series[Kind.MARKET].values()
     assert series.kept_ns == 7 * 86_400 * NS
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_window_that_comes_later_goes_on_as_if_it_had_always_been_there(function: str) -> None:
+    """A reload brings a shorter window over samples that are kept already: it is known at once, and equals the one that was there."""
+    text = f"{function}(oracle_price, 90%, 10m)" if function == "quantile" else f"{function}(oracle_price, 10m)"
+    late, early = Hot(Topology(), Sources()), Hot(Topology(), Sources())
+    evaluator("mean(oracle_price, 30m)", late)
+    expected_of = evaluator(text, early)
+    samples = stream(5, 900)
+    for at, value in samples[:600]:
+        for hot in (late, early):
+            hot.take([Row(kind=Kind.MARKET, entity=MARKET, values={"oracle_price": value})], at)
+    got_of = evaluator(text, late)
+    compared = 0
+    for at, value in samples[600:]:
+        for hot in (late, early):
+            hot.take([Row(kind=Kind.MARKET, entity=MARKET, values={"oracle_price": value})], at)
+        expected, got = expected_of(at), got_of(at)
+        assert got == pytest.approx(expected, rel=1e-9, abs=1e-9)
+        compared += not math.isnan(got)
+    assert compared > 250
+
+
+def test_a_longer_window_than_was_kept_stays_unknown_until_its_samples_are_old_enough() -> None:
+    hot = Hot(Topology(), Sources())
+    evaluator("mean(oracle_price, 1m)", hot)
+    at = 10**18
+    for _ in range(600):
+        at += SECOND
+        hot.take([Row(kind=Kind.MARKET, entity=MARKET, values={"oracle_price": 5.0})], at)
+    count = evaluator("count(oracle_price, 5m)", hot)
+    first_known = 0
+    for i in range(300):
+        at += SECOND
+        hot.take([Row(kind=Kind.MARKET, entity=MARKET, values={"oracle_price": 5.0})], at)
+        if not math.isnan(count(at)):
+            first_known = first_known or i
+            assert count(at) == 300.0
+    assert 200 < first_known < 300

@@ -8,8 +8,9 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable
 
-from daemon.engine.layout import RING_MIN, Layout
+from daemon.engine.layout import RING_MIN, Layout, Series
 from daemon.language.catalogue import BLOCK_AGE_LIMIT_S
+from daemon.language.kernels import ewma, extreme, moments, order, slope, volatility
 from daemon.language.slots import ASSET, BLOCK, GROW, LINKS, NAME, SLOT, VALUED, seen_cell
 from daemon.units import FOREVER, NEVER, NS
 from daemon.world.entities import PORTFOLIO_ID, Entity, Kind, Topology
@@ -112,10 +113,40 @@ class Arenas:
             if ints[series.s + 6] == 0:
                 ints[series.s + 5] = self._room(arena, number, RING_MIN)
                 ints[series.s + 6] = RING_MIN - 1
-            for (state, _), (w, _) in series.states.items():
+            for (state, duration), (w, g) in series.states.items():
                 if state in ("min", "max", "order") and ints[w + 3] == 0:
                     ints[w + 2] = self._room(arena, number, ints[series.s + 6] + 1)
                     ints[w + 3] = 1
+                if ints[series.s + 1] and ints[w + 4] == 0:
+                    self._catch_up(arena, number, series, state, duration, w, g)
+
+    def _catch_up(self, arena: Arena, number: int, series: Series, state: str, duration: int, w: int, g: int) -> None:
+        """Slide a window that came later than its samples over those that are still kept; it is known no earlier than they allow."""
+        F, I, T, V = arena.F[number], arena.I[number], arena.T[number], arena.V[number]  # noqa: E741
+        s = series.s
+        head, tail, base, mask = I[s + 1], I[s + 2], I[s + 5], I[s + 6]
+        I[w + 4] = T[base + (tail & mask)] if tail else I[s + 3]
+        if state in ("before", "order", "slope", "volatility"):
+            I[w] = tail
+        if state in ("slope", "volatility"):
+            I[w + 1] = tail
+        for j in range(tail, head):
+            I[s + 1] = j + 1
+            at, x = T[base + (j & mask)], V[base + (j & mask)]
+            match state:
+                case "moments":
+                    moments(F, I, T, V, w, g, at, duration, j, base, mask, x)
+                case "min" | "max":
+                    extreme(I, T, V, s, w, at, duration, 1.0 if state == "max" else -1.0)
+                case "order":
+                    order(I, T, V, s, w, at, duration)
+                case "ewma":
+                    ewma(F, I, s, w, g, at, duration, x)
+                case "slope":
+                    slope(F, I, T, V, s, w, g, at, duration)
+                case "volatility":
+                    volatility(F, I, T, V, s, w, g, at, duration)
+        I[s + 1] = head
 
     def _room(self, arena: Arena, number: int, capacity: int) -> int:
         times, values = arena.T[number], arena.V[number]

@@ -21,7 +21,7 @@ from daemon.engine.events import Row
 from daemon.engine.layout import PUSH_ORDER, Layout
 from daemon.language.catalogue import CATALOGUE, MAX_SKEW_FLOOR_NS, Signal
 from daemon.language.dimension import of_unit
-from daemon.language.kernels import CLEARED, FIRED, GONE, REFIRED
+from daemon.language.kernels import CLEARED, FIRED, GONE, REFIRED, WINDOW_CELLS
 from daemon.language.labels import matches
 from daemon.language.slots import BLOCK, CAME, GLOBAL, GROW, HEADER, LINKS, PLACES, SAMPLED, seen_cell
 from daemon.language.terms import Apply, Derived, Elsewhere, Over, Read, Stateful, Term, Window
@@ -746,7 +746,7 @@ class Hot:
                     if f"series {series.key} I" not in head["keys"]:
                         arena.I[number][series.s : series.s + 8] = self.layout.ints[kind][series.s : series.s + 8]
                         for w, _ in series.states.values():
-                            arena.I[number][w : w + 4] = self.layout.ints[kind][w : w + 4]
+                            arena.I[number][w : w + WINDOW_CELLS] = self.layout.ints[kind][w : w + WINDOW_CELLS]
                 block = arena.I[number][BLOCK]
                 arena.I[number][:HEADER] = kept
                 arena.I[number][BLOCK] = block

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from daemon.language.kernels import SERIES_CELLS, TRIGGER_CELLS
+from daemon.language.kernels import SERIES_CELLS, TRIGGER_CELLS, WINDOW_CELLS
 from daemon.language.slots import CELLS, GLOBAL, HEADER, SLOTS, VALUE_SIGNALS, VALUED, seen_cell
 from daemon.language.terms import Apply, Derived, Elsewhere, Over, Read, Stateful, Term, Window, signature
 from daemon.runbook.compile import HEAD, TAIL, Function
@@ -99,7 +99,7 @@ class Layout:
             state = _state_of(window.function)
             place = (state, window.duration_ns)
             if place not in series.states:
-                w = self._ints(kind, [0, 0, 0, 0])
+                w = self._ints(kind, [0] * WINDOW_CELLS)
                 series.states[place] = (w, self._floats(kind, 10, 0.0))
             series.outputs[output] = self._floats(kind, 1, NAN)
             series.kept_ns = max(series.kept_ns, window.duration_ns)
@@ -126,7 +126,7 @@ class Layout:
             placed[f"series {key} I"] = ("I", series.s, SERIES_CELLS)
             placed[f"series {key} F"] = ("F", series.f, 1)
             for (state, duration), (w, g) in series.states.items():
-                placed[f"window {key} {state} {duration} I"] = ("I", w, 4)
+                placed[f"window {key} {state} {duration} I"] = ("I", w, WINDOW_CELLS)
                 placed[f"window {key} {state} {duration} F"] = ("F", g, 10)
             for (function, duration, rank), o in series.outputs.items():
                 placed[f"output {key} {function} {duration} {rank!r}"] = ("F", o, 1)
@@ -307,6 +307,7 @@ class _Pusher(Emitter):
             "if h & 7 == 0:",
             "    if h == 0:",
             f"        I0[{s + 3}] = at",
+            *(f"        I0[{w + 4}] = at" for w, _ in series.states.values()),
             f"    room(I0, T0, {s}, h, b, m, at)",
         ):
             self.line(text)
@@ -319,7 +320,7 @@ class _Pusher(Emitter):
                 self.temporaries += 1
                 n, a, q, c = (f"{letter}{self.temporaries}" for letter in "nsqc")
                 self.line(f"{n}, {a}, {q}, {c} = moments(F0, I0, T0, V0, {w}, {g}, at, {d}, h, b, m, {x})")
-                warm = self.new(f"I0[{s + 3}] <= at - {d}")
+                warm = self.new(f"I0[{w + 4}] <= at - {d}")
                 for function, _, o in wanted:
                     value = {
                         "mean": f"{c} + {a} / {n}",

@@ -64,6 +64,9 @@ def _advance_once(turn: Turn, run: Run, superseded: bool) -> None:
                 _verify(turn, run, book, step)
         case "ready" if superseded and run.on_clear:
             end(turn, run, book, "skipped", "the trigger fired again before anything was cleaned up")
+        case "ready" if run.step.waiting == "guards" and (waiter := _preempted(turn, run, book)) is not None:
+            # A step that waits for its guards writes nothing and may wait for minutes: a survival run does not wait for it.
+            turn.emit(LocksReleased(at=turn.at, run_id=run.id, reason=f"taken by {waiter}"))
         case "ready":
             if not _stopped(turn, run, book, step) and not waiting_for_people(turn, run, book, step):
                 _ready(turn, run, book, step)
@@ -81,10 +84,17 @@ def _boundary(turn: Turn, run: Run, book: Runbook, superseded: bool) -> None:
         end(turn, run, book, "skipped", "its episode cleared before it wrote")
     elif superseded:
         end(turn, run, book, "aborted", "a newer run of this instance takes over")
-    elif run.locks and book.intent != "survival" and (waiter := survival_waiter(turn, set(run.locks))):
+    elif (waiter := _preempted(turn, run, book)) is not None:
         turn.emit(LocksReleased(at=turn.at, run_id=run.id, reason=f"taken by {waiter}"))
     else:
         _begin(turn, run, steps[run.index])
+
+
+def _preempted(turn: Turn, run: Run, book: Runbook) -> str | None:
+    """The survival run that waits for a lock this economy run holds; None when there is none."""
+    if not run.locks or book.intent == "survival":
+        return None
+    return survival_waiter(turn, set(run.locks))
 
 
 def _begin(turn: Turn, run: Run, step: Step) -> None:

@@ -3,8 +3,9 @@
 Written for CPython lists and arrays and within what a nopython compiler takes: no allocation, no `**`, no `sum`, no float `%`.
 Truth is 0 FALSE, 1 UNKNOWN, 2 TRUE; an unknown number is NaN.
 
-A series is a ring of samples on one row. Cells of a series at `s` in I: last sample's time, samples ever, oldest kept, first
-sample's time, length of the run of equal values at the end, ring base, ring mask, time kept; its last value is F[f].
+A series is a ring of samples on one row. Cells of a series at `s` in I: last sample's time, samples ever, oldest kept, first sample's
+time, length of the run of equal values at the end, ring base, ring mask, time kept; its last value is F[f]. The state of a window at
+`w` in I ends with the time of the first sample it saw (I[w+4]): it is UNKNOWN until that sample is as old as the window.
 Sums of differences to an anchor, a sample of the window, so that a variance does not drown in the mean.
 """
 
@@ -22,6 +23,7 @@ Ints = MutableSequence[int]
 NAN = float("nan")
 INF = float("inf")
 SERIES_CELLS = 8
+WINDOW_CELLS = 5
 NS_AN_HOUR = 3_600_000_000_000.0
 NS_A_YEAR = 31_536_000_000_000_000.0
 MIN_OBSERVATIONS = 12  # of std, zscore and quantile
@@ -145,7 +147,7 @@ def zscore_of(n: int, s1: float, s2: float, anchor: float, equal: int, x: float)
 def value_before(I: Ints, T: Ints, V: Floats, s: int, w: int, at: int, d: int) -> float:  # noqa: E741
     """The value in force at `at - d`: the last sample at or before it; NaN when there is none. I[w] is its cursor."""
     edge = at - d
-    if I[s + 3] > edge:
+    if I[w + 4] > edge:
         return NAN
     h, b, m, lo = I[s + 1], I[s + 5], I[s + 6], I[w]
     while lo + 1 < h and T[b + ((lo + 1) & m)] <= edge:
@@ -167,7 +169,7 @@ def extreme(I: Ints, T: Ints, V: Floats, s: int, w: int, at: int, d: int, sign: 
     while T[b + (T[q + (first & m)] & m)] <= edge:
         first += 1
     I[w], I[w + 1] = first, last
-    if I[s + 3] > edge:
+    if I[w + 4] > edge:
         return NAN
     return V[b + (T[q + (first & m)] & m)]
 
@@ -192,7 +194,7 @@ def order(I: Ints, T: Ints, V: Floats, s: int, w: int, at: int, d: int) -> None:
 def quantile_of(I: Ints, V: Floats, s: int, w: int, at: int, d: int, rank: float) -> float:  # noqa: E741
     """Quantile of the sorted window with linear interpolation; NaN while cold or under 12 samples."""
     n = I[w + 1]
-    if I[s + 3] > at - d or n < MIN_OBSERVATIONS:
+    if I[w + 4] > at - d or n < MIN_OBSERVATIONS:
         return NAN
     place = rank * (n - 1)
     low = floor(place)
@@ -231,7 +233,7 @@ def ewma(F: Floats, I: Ints, s: int, w: int, g: int, at: int, halflife: int, x: 
         F[g] += (1.0 - halved((at - I[w + 1]) / halflife)) * (x - F[g])
     I[w] = 1
     I[w + 1] = at
-    return F[g] if I[s + 3] <= at - halflife else NAN
+    return F[g] if I[w + 4] <= at - halflife else NAN
 
 
 def slope(F: Floats, I: Ints, T: Ints, V: Floats, s: int, w: int, g: int, at: int, d: int) -> float:  # noqa: E741
@@ -274,7 +276,7 @@ def slope(F: Floats, I: Ints, T: Ints, V: Floats, s: int, w: int, g: int, at: in
         lo += 1
     I[w] = lo
     n = h + 1 - lo
-    if I[s + 3] > edge or n < 2:
+    if I[w + 4] > edge or n < 2:
         return NAN
     spread = n * F[g + 1] - F[g] * F[g]
     return (n * F[g + 3] - F[g] * F[g + 2]) / spread if spread > 0.0 else NAN
@@ -307,7 +309,7 @@ def volatility(F: Floats, I: Ints, T: Ints, V: Floats, s: int, w: int, g: int, a
         F[g] -= r * r
         lo += 1
     I[w] = lo
-    if I[s + 3] > edge or lo == h:
+    if I[w + 4] > edge or lo == h:
         return NAN
     squares = F[g]
     return sqrt(squares / (at - T[b + (lo & m)]) * NS_A_YEAR) if squares > 0.0 else 0.0
