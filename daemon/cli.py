@@ -188,6 +188,7 @@ def explain(
     recording: Recording,
     entity: Annotated[str, typer.Option("--entity", metavar="E", help="The instance, as dydx:HYPE-USD.")],
     at: Annotated[str, typer.Option("--at", metavar="T", help="The moment, ISO-8601; without a zone it is UTC.")],
+    account: Annotated[Path | None, typer.Option("--account", metavar="FILE", help="Sizes and collateral, as for a replay.")] = None,
     output: Output = Format.TEXT,
 ) -> None:
     """Explain why a runbook fired, or did not, at a moment: readings, ages, and what was missing.
@@ -199,7 +200,7 @@ def explain(
     Exit codes: 0 explained; 1 the runbook has errors; 2 the recording, the entity or the moment does not exist.
     """
     job = _job("evaluating", "explain")
-    _finish(job(runbook, recording=recording, entity=entity, at=at, json_format=output is Format.JSON))
+    _finish(job(runbook, recording=recording, entity=entity, at=at, json_format=output is Format.JSON, account=account))
 
 
 @app.command()

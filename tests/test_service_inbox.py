@@ -89,3 +89,12 @@ def test_inbox_wait_ends_when_something_arrives_or_the_time_is_over() -> None:
         assert len(inbox) == 1
 
     run_virtual(main())
+
+
+def test_inbox_owes_outcomes_and_commands_and_no_observation() -> None:
+    inbox = Inbox(observations_max=3)
+    for event in (observed("a", 1.0), settled(1), FeedFailed(at=0, source="c", reason="down")):
+        inbox.put(event)
+    assert (len(inbox), inbox.owed) == (3, 1)
+    drained(inbox)
+    assert inbox.owed == 0

@@ -12,6 +12,7 @@ import polars as pl
 
 from daemon.engine.columns import Stream, instants
 from daemon.engine.edge import Edge
+from daemon.engine.events import Row
 from daemon.engine.hot import Hot, Sources
 from daemon.errors import Diagnostic, RunbookError, UserError
 from daemon.journal.recording import Recording
@@ -22,7 +23,9 @@ from daemon.language.slots import SLOT
 from daemon.language.typing import Scope, Typed, check
 from daemon.runbook.load import load_paths
 from daemon.runbook.model import Runbook
-from daemon.units import iso, parse_iso, show
+from daemon.simulation.account import AccountSpec, SimulatedAccount, marks
+from daemon.simulation.account_file import load_account
+from daemon.units import FOREVER, HOUR_NS, iso, parse_iso, show
 from daemon.world.entities import Kind, Topology, Venue
 
 
@@ -119,8 +122,11 @@ def _decimal(value: float) -> str:
     return text.removesuffix(".0")
 
 
-def explain(runbook: Path, *, recording: Path, entity: str, at: str, json_format: bool) -> int:
-    """Say why a runbook's trigger stood where it stood at a moment of a recording: readings, ages, what was missing."""
+def explain(runbook: Path, *, recording: Path, entity: str, at: str, json_format: bool, account: Path | None = None) -> int:
+    """Say why a runbook's trigger stood where it stood at a moment of a recording: readings, ages, what was missing.
+
+    `account` gives sizes, collateral and margins as the account starts with them: a recording of markets has none.
+    """
     loaded = load_paths([runbook])
     if loaded.errors:
         raise RunbookError(loaded.errors)
@@ -133,9 +139,12 @@ def explain(runbook: Path, *, recording: Path, entity: str, at: str, json_format
     chosen = loaded.runbooks[0]
     source = Recording.open(recording)
     _known_entity(source, chosen, entity)
-    hot = Hot(_topology(source), recorded_sources(source))
+    spec = load_account(account) if account is not None else None
+    venues = _topology(source)
+    hot = Hot(spec.topology(venues.venues) if spec else venues, recorded_sources(source))
     hot.link([chosen])
     hot.arenas.row(chosen.scope, entity)
+    facts = _facts(spec)
     edges: list[Edge] = []
     last = 0
     for instant, parts in instants(_streams(source, hot)):
@@ -143,6 +152,9 @@ def explain(runbook: Path, *, recording: Path, entity: str, at: str, json_format
             break
         while hot.next_due < instant:
             edges += hot.fire_due(instant - 1)[1]
+        if facts:
+            hot.take(facts, instant)
+            facts = ()
         touched: dict[tuple[Kind, int], None] = {}
         for stream, first, end in parts:
             for i in range(first, end):
@@ -159,6 +171,14 @@ def explain(runbook: Path, *, recording: Path, entity: str, at: str, json_format
     else:
         print(_text(told))
     return 0
+
+
+def _facts(spec: AccountSpec | None) -> tuple[Row, ...]:
+    """What the account says of itself at its start; always fresh."""
+    if spec is None:
+        return ()
+    account = SimulatedAccount(spec, mark=marks(spec, bound_ns=lambda market, signal: FOREVER, interval_ns=lambda market: HOUR_NS))
+    return (*account.parameters(), *account.changes())
 
 
 def _known_entity(recording: Recording, runbook: Runbook, entity: str) -> None:
@@ -207,6 +227,8 @@ def _text(told: Mapping[str, object]) -> str:
     unknown = told["unknown"]
     if isinstance(unknown, list) and unknown:
         lines.append(f"  missing: {', '.join(unknown)}")
+    if "size" in (unknown if isinstance(unknown, list) else ()):
+        lines.append("  a recording of markets has no positions: --account FILE gives them")
     for name in ("when", "until"):
         if name in told:
             lines.append(f"{name}:")

@@ -397,7 +397,7 @@ class Daemon:
         self._follow_halt_flag()
         assert self._loop is not None
         if self._stop_by is not None:
-            settled = not self._dispatcher.in_flight and not len(self._inbox)
+            settled = not self._dispatcher.in_flight and not self._inbox.owed
             if settled or self._clock.real_ns() >= self._stop_by:
                 self._loop.stop()
         if self._publication.due():

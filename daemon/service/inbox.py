@@ -33,6 +33,11 @@ class Inbox:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def owed(self) -> int:
+        """How many of the waiting events must not be lost: outcomes, commands, gaps, timers. Observations may: they had no number yet."""
+        return len(self._waiting) - self._observations
+
     def put(self, event: Event) -> bool:
         """Queue an event; False when a command was refused because too many wait. Call it on the loop's own thread."""
         match event:
