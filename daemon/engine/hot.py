@@ -7,23 +7,22 @@ reads values and traces and never writes here, except through `link`, `gap`, `mu
 from __future__ import annotations
 
 import functools
-import json
 import math
-from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import CodeType
 from typing import Literal, cast
 
 from daemon.engine.arenas import SIZE_SLOT, Arenas
+from daemon.engine.checkpoint import freeze, thaw
 from daemon.engine.edge import Edge, Plan, Reading, TriggerState
 from daemon.engine.events import Row
 from daemon.engine.layout import PUSH_ORDER, Layout
 from daemon.language.catalogue import CATALOGUE, MAX_SKEW_FLOOR_NS, Signal
 from daemon.language.dimension import of_unit
-from daemon.language.kernels import CLEARED, FIRED, GONE, REFIRED, WINDOW_CELLS
+from daemon.language.kernels import CLEARED, FIRED, GONE, REFIRED
 from daemon.language.labels import matches
-from daemon.language.slots import BLOCK, CAME, GLOBAL, GROW, HEADER, LINKS, PLACES, SAMPLED, seen_cell
+from daemon.language.slots import BLOCK, CAME, GLOBAL, GROW, LINKS, PLACES, SAMPLED, seen_cell
 from daemon.language.terms import Apply, Derived, Elsewhere, Over, Read, Stateful, Term, Window
 from daemon.language.typing import Typed, derivation
 from daemon.runbook.compile import Function, Program, compile_expression, compile_runbook
@@ -114,7 +113,6 @@ class Hot:
         self.now = NEVER  # the last instant that was evaluated
         self.next_due = FOREVER  # a LOWER bound of all hot dues
         self.loaded: dict[str, _Loaded] = {}
-        self.watched: frozenset[tuple[Kind, str]] = frozenset()
         self.watched_rows: frozenset[tuple[Kind, int]] = frozenset()
         self._muted = False
         self._instances: list[_Instance] = []
@@ -320,6 +318,15 @@ class Hot:
         target = Kind.CHAIN if relation in ("from", "to") else Kind(relation)
         return target, 1 if target is Kind.PORTFOLIO else self.arenas.kinds[kind].I[number][LINKS[relation]]
 
+    def relink(self) -> None:
+        """Bring everything up to date after rows came or changed hands outside of `take`."""
+        self.arenas.changed = True
+        self._relink()
+
+    def tighten(self) -> None:
+        """Make `next_due` the least of all dues."""
+        self.next_due = min((i.ints[i.q + 4] for i in self._instances), default=FOREVER)
+
     # --- one instant ------------------------------------------------------------------------------------------------------
     def take(self, rows: Sequence[Row], at: int, history: bool = False) -> list[Edge]:
         """Ingest one batch and evaluate what it touches; history rows enter windows only, each at its own time."""
@@ -500,7 +507,7 @@ class Hot:
                     instance.ints[instance.q + 4] = FOREVER
                 if code & 7:
                     self._edge(instance, code & 7, exact, edges)
-        self.next_due = min((i.ints[i.q + 4] for i in self._instances), default=FOREVER)
+        self.tighten()
         return exact, edges
 
     def gap(self, at: int, since: int, reset: bool = True) -> list[tuple[str, str]]:
@@ -684,91 +691,24 @@ class Hot:
         number = self.arenas.kinds[kind].rows.get(entity)
         return NEVER if number is None else self.arenas.kinds[kind].I[number][seen_cell(kind, signal) + CAME]
 
+    def checkpoint(self) -> dict[str, bytes]:
+        """Rows of every kind as blobs by name (`checkpoint.py`)."""
+        return freeze(self.arenas, self.now)
+
+    def restore(self, blobs: Mapping[str, bytes]) -> None:
+        """Take the rows of a checkpoint; the runbooks are linked before."""
+        self.relink()
+        self.now = thaw(self.arenas, blobs, self.relink)
+        self.relink()
+        self.tighten()
+
     def watch(self, entities: Iterable[tuple[Kind, str]]) -> None:
         """Batches of these entities must reach the cold side even without an edge."""
-        self.watched = frozenset(entities)
-        self.watched_rows = frozenset((kind, self.arenas.row(kind, entity)) for kind, entity in self.watched)
+        self.watched_rows = frozenset((kind, self.arenas.row(kind, entity)) for kind, entity in entities)
 
     def mute(self, muted: bool) -> None:
         """While muted, batches move state and produce no edges (recovery)."""
         self._muted = muted
-
-    # --- checkpoints ------------------------------------------------------------------------------------------------------
-    def checkpoint(self) -> dict[str, bytes]:
-        """Rows of every kind by key: cells, rings and interned names, so that another layout of the same runbooks can take them."""
-        blobs: dict[str, bytes] = {}
-        for kind, arena in self.arenas.kinds.items():
-            head = {
-                "ids": arena.ids,
-                "keys": {key: list(place) for key, place in self.layout.keys(kind).items()},
-                "rings": [len(t) for t in arena.T],
-                "next_due": self.next_due,
-                "now": self.now,
-            }
-            blobs[f"{kind.value}.head"] = json.dumps(head).encode()
-            blobs[f"{kind.value}.F"] = b"".join(array("d", row).tobytes() for row in arena.F)
-            blobs[f"{kind.value}.I"] = b"".join(array("q", row).tobytes() for row in arena.I)
-            blobs[f"{kind.value}.T"] = b"".join(row.tobytes() for row in arena.T)
-            blobs[f"{kind.value}.V"] = b"".join(row.tobytes() for row in arena.V)
-            blobs[f"{kind.value}.width"] = f"{len(self.layout.floats[kind])},{len(self.layout.ints[kind])}".encode()
-        return blobs
-
-    def restore(self, blobs: Mapping[str, bytes]) -> None:
-        """Take the rows of a checkpoint, key by key; the runbooks are linked before. Links and names are this engine's own."""
-        if self.arenas.changed:
-            self._relink()
-        heads = {kind: json.loads(blobs[f"{kind.value}.head"]) for kind in Kind}
-        for kind, head in heads.items():
-            for entity in head["ids"][1:]:
-                self.arenas.row(kind, entity)
-        self._relink()
-        for kind, head in heads.items():
-            arena = self.arenas.kinds[kind]
-            width_f, width_i = (int(part) for part in blobs[f"{kind.value}.width"].split(b","))
-            floats, ints = _cells("d", blobs[f"{kind.value}.F"]), _cells("q", blobs[f"{kind.value}.I"])
-            times, values = _cells("q", blobs[f"{kind.value}.T"]), _cells("d", blobs[f"{kind.value}.V"])
-            places = self.layout.keys(kind)
-            at = 0
-            for j, (entity, length) in enumerate(zip(head["ids"], head["rings"], strict=True)):
-                number = arena.rows[entity]
-                kept = arena.I[number][:HEADER]
-                arena.T[number][:], arena.V[number][:] = times[at : at + length], values[at : at + length]
-                at += length
-                for key, (which, start, count) in head["keys"].items():
-                    place = places.get(key)
-                    if place is None or place[2] != count:
-                        continue
-                    if which == "F":
-                        arena.F[number][place[1] : place[1] + count] = floats[j * width_f + start : j * width_f + start + count]
-                    else:
-                        arena.I[number][place[1] : place[1] + count] = ints[j * width_i + start : j * width_i + start + count]
-                for series in self.layout.series[kind].values():
-                    if f"series {series.key} I" not in head["keys"]:
-                        arena.I[number][series.s : series.s + 8] = self.layout.ints[kind][series.s : series.s + 8]
-                        for w, _ in series.states.values():
-                            arena.I[number][w : w + WINDOW_CELLS] = self.layout.ints[kind][w : w + WINDOW_CELLS]
-                block = arena.I[number][BLOCK]
-                arena.I[number][:HEADER] = kept
-                arena.I[number][BLOCK] = block
-                self.arenas.lengthen(kind, number)
-        self.arenas.changed = True
-        self._relink()
-        self.now = heads[Kind.PORTFOLIO]["now"]
-        self.next_due = min((i.ints[i.q + 4] for i in self._instances), default=FOREVER)
-
-    def set_trigger(self, runbook: str, entity: str, state: TriggerState) -> None:
-        """Put a trigger where a record says it stood."""
-        instance = self._by_key.get((runbook, entity))
-        if instance is None:
-            return
-        ints, q = instance.ints, instance.q
-        ints[q : q + 6] = [STATUSES.index(state.status), state.pending_at, state.held_ns, -1, FOREVER, state.fired_at]
-
-
-def _cells(code: str, blob: bytes) -> array:  # type: ignore[type-arg]
-    cells = array(code)
-    cells.frombytes(blob)
-    return cells
 
 
 def _signal_term(kind: Kind, found: Signal) -> Term:
