@@ -43,16 +43,18 @@ def thaw(arenas: Arenas, blobs: Mapping[str, bytes], relink: Callable[[], None])
             arenas.row(kind, entity)
     relink()
     for kind, head in heads.items():
-        _thaw_kind(arenas, kind, head, blobs)
+        _thaw_kind(arenas, kind, head, head["keys"], blobs)
     return int(heads[Kind.PORTFOLIO]["now"])
 
 
-def _thaw_kind(arenas: Arenas, kind: Kind, head: Mapping[str, list[int]], blobs: Mapping[str, bytes]) -> None:
+def _thaw_kind(
+    arenas: Arenas, kind: Kind, head: Mapping[str, list[int]], frozen: Mapping[str, tuple[str, int, int]], blobs: Mapping[str, bytes]
+) -> None:
     arena, layout = arenas.kinds[kind], arenas.layout
     width_f, width_i = head["width"]
     floats, ints = _floats(blobs[f"{kind.value}.F"]), _ints(blobs[f"{kind.value}.I"])
     times, values = _ints(blobs[f"{kind.value}.T"]), _floats(blobs[f"{kind.value}.V"])
-    places, frozen = layout.keys(kind), dict(head["keys"])  # type: ignore[arg-type]
+    places = layout.keys(kind)
     at = 0
     for j, (entity, length) in enumerate(zip(head["ids"], head["rings"], strict=True)):
         number = arena.rows[str(entity)]
