@@ -71,10 +71,21 @@ class Disk:
             raise Crash
         self.entries_kept += self.waiting
         self.waiting.clear()
+        if event is not None and event.type == "Observed":
+            # The feed commits first: a crash here leaves an observation on disk without what it decided.
+            self.entries_kept.append(event)
+            event = None
+            if self.deadly and self.chance.random() < 0.04:
+                raise Crash
         self.entries_kept += [*([event] if event else []), *records]
         if self.deadly and self.chance.random() < 0.02:
             raise Crash
         return _done()
+
+    restored = False
+
+    def head(self) -> tuple[int, str]:
+        return max((entry.seq for entry in self.entries_kept if entry.type != "Observed"), default=0), ""
 
     def observe(self, entry: Entry) -> None:
         self.waiting.append(entry)
@@ -215,6 +226,8 @@ async def live(disk: Disk, venue: FaultyVenue, clock: Clock, dispatcher_class: t
                 inbox.put(Observed(at=0, source="poll", rows=rows))
             await asyncio.sleep(0.5)
 
+    if recovered.undecided is not None:
+        await loop.redecide(recovered.undecided)
     loop.begin(since=recovered.position.at)
     loop.bring(SET, BOOKS.runbooks)
     for action in engine.unsettled():

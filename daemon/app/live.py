@@ -276,6 +276,8 @@ class Daemon:
         )
         if self._journal.restored:
             self._refuse_on_backup()
+        if recovered.undecided is not None:
+            await loop.redecide(recovered.undecided)
         loop.begin(since=recovered.position.at)
         self._bring(runbooks)
         for action in self._engine.unsettled():

@@ -99,6 +99,19 @@ class Loop:
         """Queue the gap that opens every start: nobody watched from `since` to now. Call it before anything else is queued."""
         self.inbox.put(Gap(at=0, since=since, cause="start", build=self.build))
 
+    async def redecide(self, event: Observed) -> None:
+        """Decide the observation at which the life before ended, under its own time and number, and commit what came of it. What it asks
+        for is not sent from here: it is looked up like every intent that a start finds. Call it before `begin`."""
+        transition = self.engine.step(event)
+        if transition.records:
+            seq = self.position.seq
+            records = [record_entry(seq, record) for record in transition.records]
+            await asyncio.wrap_future(self.journal.append(None, records, self._outbox(transition.actions)))
+        self.committed(event, transition)
+        for record in transition.records:
+            log_record(record)
+        self.engine.apply_entry(Woke(at=self.position.at))  # as every recovery ends
+
     def bring(self, event: RunbooksLoaded, runbooks: Sequence[Runbook]) -> None:
         """Queue a set of runbooks that is valid as a whole; it is in force once the loop has taken the event."""
         self._sets[encode(event)] = tuple(runbooks)

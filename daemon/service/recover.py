@@ -51,12 +51,17 @@ class Standing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recovered:
-    """What a start found: where the journal stands, what the service knew, and how much was applied. `fresh`: nothing was there."""
+    """What a start found: where the journal stands, what the service knew, and how much was applied. `fresh`: nothing was there.
+
+    `undecided` is the last observation when it is on disk behind every decision: the life before may have ended between the commit of
+    the feed and the commit of what it decided. Nothing can have been sent for it; `Loop.redecide` decides it, and most often nothing.
+    """
 
     position: Position
     standing: Standing
     applied: int
     fresh: bool
+    undecided: Observed | None = None
 
 
 def recover(engine: Engine, journal: Journal, read_set: SetReader) -> Recovered:
@@ -70,19 +75,27 @@ def recover(engine: Engine, journal: Journal, read_set: SetReader) -> Recovered:
             engine.load(read_set(standing.in_force))
         engine.restore(blobs)
         position.at, after = checkpoint.at, checkpoint.seq
+    decided = journal.head()[0]
+    undecided: Observed | None = None
     for entry in journal.entries(after):
         decoded = decode(entry.body)
+        if undecided is not None:
+            engine.apply_entry(undecided)
+            undecided = None
+        position.at = max(position.at, entry.at)
+        applied += 1
+        if isinstance(decoded, Observed) and entry.seq > decided and not journal.restored:
+            undecided = decoded  # a restored backup may lack decisions whose orders were sent: there nothing is decided anew
+            continue
         if isinstance(decoded, RunbooksLoaded):
             engine.load(read_set(decoded))
         engine.apply_entry(decoded)
         standing.follow(decoded)
-        position.at = max(position.at, entry.at)
-        applied += 1
-    if position.at:
+    if position.at and undecided is None:
         recovered_at(engine, position.at)
     # A number may have been given to a wake-up that left no entry: the next one only has to be greater than all on disk.
     position.seq = max(journal.last_seq(), after)
-    return Recovered(position=position, standing=standing, applied=applied, fresh=position.seq == 0)
+    return Recovered(position=position, standing=standing, applied=applied, fresh=position.seq == 0, undecided=undecided)
 
 
 def recovered_at(engine: Engine, at: int) -> None:
