@@ -19,6 +19,7 @@ from daemon.world.entities import Account, Kind, Route, Topology, Venue
 MARKET = "dydx:HYPE-USD"
 START = 10**18
 M = 60 * NS
+OURS = 'where: venue == "dydx"'
 
 
 def runbook(trigger: Mapping[str, str], *, scope: str = "market", name: str = "probe", extra: str = "") -> Runbook:
@@ -338,6 +339,36 @@ def test_cross_venue_divergence_needs_three_live_sources() -> None:
     assert not desk.hot.read(Kind.MARKET, MARKET, "cross_venue_divergence", START + NS).known
     desk.see(1, entity="okx:HYPE-USD", bid_price=101.0, ask_price=101.0)
     assert desk.hot.read(Kind.MARKET, MARKET, "cross_venue_divergence", START + NS).value == pytest.approx(103 / 100.5 - 1)
+
+
+def test_count_over_counts_the_members_on_which_a_condition_is_true_and_is_unknown_when_none_is_known() -> None:
+    desk = Desk(runbook({"when": "count_over(peers, mid_price > 100 price) >= 2"}, extra=OURS))
+    desk.see(0, oracle_price=1.0)
+    assert desk.hot.state("probe", MARKET).unknown == ()
+    assert desk.hot.value("probe", 0, MARKET, START) == 1.0
+    for second, venue, price in ((1, "binance", 101.0), (2, "okx", 99.0), (3, "bybit", 101.0)):
+        desk.see(second, entity=f"{venue}:HYPE-USD", bid_price=price, ask_price=price)
+        assert desk.edges == ([(3.0, "fired")] if second == 3 else [])
+
+
+def test_a_verdict_turns_true_at_the_moment_a_peer_that_held_it_back_goes_stale() -> None:
+    calm = Desk(runbook({"when": "last_price / median_over(peers, last_price) - 1 > 1%"}, extra=OURS))
+    calm.see(0, entity="binance:HYPE-USD", last_price=101.0)
+    calm.see(10, entity="bybit:HYPE-USD", last_price=100.0)
+    calm.see(20, entity="okx:HYPE-USD", last_price=90.0)
+    calm.see(25, last_price=100.5)
+    assert calm.edges == []  # 0.5 % above the median of three
+    calm.wait(40)
+    assert calm.edges == [(pytest.approx(30.0, abs=1e-6), "fired")]
+
+
+def test_a_dead_venues_own_parameters_are_unknown_and_its_liveness_is_not() -> None:
+    desk = Desk()
+    desk.see(0, kind=Kind.VENUE, entity="dydx", withdrawals_open=1.0, block_age=1.0, venue_up=1.0)
+    assert desk.hot.read(Kind.VENUE, "dydx", "withdrawals_open", START).value == 1.0
+    desk.see(1, kind=Kind.VENUE, entity="dydx", block_age=61.0)
+    assert not desk.hot.read(Kind.VENUE, "dydx", "withdrawals_open", START + NS).known
+    assert desk.hot.read(Kind.VENUE, "dydx", "venue_up", START + NS).known
 
 
 def test_signals_of_another_entity_and_of_a_chain_are_read_by_name() -> None:

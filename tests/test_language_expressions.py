@@ -122,6 +122,8 @@ def test_units_follow_from_the_operands(text: str, unit: str) -> None:
         ("mean(funding_rate, 3) > 0", "E013", "3", "write for example 24h"),
         ("quantile(funding_rate, 3, 1d) > 0", "E013", "3", "write for example 99%"),
         ("zscore(funding_rate, 12h) > 4", "E016", "zscore(funding_rate, 12h) > 4", "never exceeds 3.18"),
+        ("zscore(funding_rate, 12h) < -4", "E016", "zscore(funding_rate, 12h) < -4", "never exceeds 3.18 either way"),
+        ("4 < abs(zscore(funding_rate, 12h))", "E016", "4 < abs(zscore(funding_rate, 12h))", "never exceeds 3.18"),
         ("abs(size@start) > 0", "E018", "size@start", "outside of steps there is no run"),
         ("book_crossed", "E011", "book_crossed", "display only"),
         ("buffer(3m) > 0", "E013", "buffer(3m)", "takes the name of a chain"),

@@ -377,6 +377,7 @@ class Hot:
         """Carry a venue's block_age to its rows; the rows whose readings it may have made UNKNOWN, or known again."""
         age = self.arenas.block(venue)
         found = []
+        self.arenas.kinds[Kind.VENUE].I[venue][BLOCK] = age
         for kind in (Kind.MARKET, Kind.POSITION, Kind.ACCOUNT):
             for number, ints in enumerate(self.arenas.kinds[kind].I):
                 if ints[LINKS["venue"]] == venue and ints[BLOCK] != age:

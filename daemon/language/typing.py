@@ -236,19 +236,26 @@ class _Checker:
 
     def reachable(self, node: Compare, pair: tuple[Term, Term], op: str) -> None:
         """A z-score of n observations never exceeds (n - 1) / sqrt(n): a threshold beyond it can never be TRUE."""
-        z, bound = pair if op in (">", ">=") else (pair[1], pair[0])
-        if op not in (">", ">=", "<", "<=") or not isinstance(bound, Constant):
+        if op not in (">", ">=", "<", "<="):
             return
-        if isinstance(z, Apply) and z.function == "abs":
+        z, bound = pair
+        upwards = op in (">", ">=")
+        if isinstance(z, Constant):
+            z, bound, upwards = bound, z, not upwards
+        if not isinstance(bound, Constant):
+            return
+        threshold = bound.value if upwards else -bound.value
+        if isinstance(z, Apply) and z.function == "abs" and upwards:
             z = z.arguments[0]
         if not (isinstance(z, Window) and z.function == "zscore" and isinstance(z.argument, Read)):
             return
         cadence = CATALOGUE[z.argument.kind, z.argument.signal].cadence_ns
         count = z.duration_ns // cadence if cadence else 0
-        if count >= 1 and bound.value >= (count - 1) / math.sqrt(count):
+        if count >= 1 and threshold >= (count - 1) / math.sqrt(count):
             reach = (count - 1) / math.sqrt(count)
             message = (
-                f"{z.text} has {count} observations at the signal's cadence of {show(cadence / NS, 's')}: it never exceeds {reach:.2f}"
+                f"{z.text} has {count} observations at the signal's cadence of {show(cadence / NS, 's')}:"
+                f" it never exceeds {reach:.2f} either way"
             )
             self.fail(node, "E016", f"{message}, found {bound.text}; write a longer window or a lower threshold")
 

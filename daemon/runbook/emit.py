@@ -33,7 +33,8 @@ from daemon.language.typing import PLAN_NAMES
 from daemon.units import NS
 from daemon.world.entities import Kind
 
-GUARDED_KINDS = (Kind.MARKET, Kind.POSITION, Kind.ACCOUNT)  # kinds whose readings a dead venue makes UNKNOWN
+GUARDED_KINDS = (Kind.MARKET, Kind.POSITION, Kind.ACCOUNT, Kind.VENUE)  # kinds whose readings a dead venue makes UNKNOWN
+LIVENESS = ("block_age", "venue_up")  # but for these, which tell of it
 SHARED = ("venue", "chain", "portfolio")  # relations that lead to the same row whatever the way
 TICK_NS = NS  # how often a verdict is looked at that depends on time in a way no crossing can be computed for
 
@@ -253,7 +254,7 @@ class Emitter:
         """A fresh reading of a row, NaN when stale, missing or its venue is dead."""
         bound = self.bound(kind, signal)
         fresh = f"at <= {row.ints}[{seen_cell(kind, signal)}] + {bound}"
-        if kind in GUARDED_KINDS:
+        if kind in GUARDED_KINDS and signal not in LIVENESS:
             fresh += f" and {row.ints}[1] <= {bound}"
         x = self.new(f"{row.floats}[{SLOT[kind, signal]}] if {fresh} else NAN")
         if is_truth(kind, signal):
@@ -317,9 +318,10 @@ class Emitter:
                 self.line(f"if {x} == {x} and ({total} != {total} or {x} {better} {total}):")
                 self.line(f"    {total} = {x}")
             case "count_over":
-                known = f"{x} != 1" if term.body.dimension.truth else f"{x} == {x}"
-                self.line(f"if {known}:")
-                self.line(f"    {count} += 1")
+                # A condition counts the members on which it is TRUE, a value the members of which it is known; neither known: UNKNOWN.
+                truth = term.body.dimension.truth
+                self.line(f"if {f'{x} != 1' if truth else f'{x} == {x}'}:")
+                self.line(f"    {total} = ({total} if {total} == {total} else 0.0) + {f'{x} * 0.5' if truth else '1.0'}")
             case _:
                 near = ""
                 if term.function == "median_near":
@@ -333,8 +335,6 @@ class Emitter:
         match term.function:
             case "mean_over":
                 self.line(f"{total} = {total} / {count} if {count} > 0 else NAN")
-            case "count_over":
-                self.line(f"{total} = {count} * 1.0")
             case "median_over":
                 self.line(f"{total} = median(W, {count})")
             case "median_near":
@@ -458,7 +458,7 @@ class Emitter:
         for read, at in self.direct(term, row):
             age = f"elapsed({at.ints}[{seen_cell(read.kind, read.signal)}], at)"
             cells.append(self.new(age))
-            if read.kind in GUARDED_KINDS:
+            if read.kind in GUARDED_KINDS and read.signal not in LIVENESS:
                 cells.append(self.new(f"{at.ints}[1] / 1e9"))
         if not cells:
             return self.constants.real(0.0)
@@ -661,5 +661,14 @@ def _timed(term: Term) -> bool:
 
 
 def timed(term: Term) -> bool:
-    """True when the verdict of a term can become TRUE by the passing of time alone."""
-    return _timed(term) or any(isinstance(t, Apply) and t.function == "known" for t in walk(term))
+    """True when the verdict of a term can become TRUE by the passing of time alone: a clock crosses a bound, a reading stops being known,
+    a set goes on without a member that went stale, or a fallback takes the place of a reading that did."""
+    for inner in walk(term):
+        match inner:
+            case Apply(function="known" | "coalesce" | "valued"):
+                return True
+            case Over(function=function) if function != "sum_over":
+                return True
+            case _:
+                pass
+    return _timed(term)
