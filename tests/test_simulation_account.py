@@ -228,3 +228,13 @@ def test_equity_adds_up_shrinks_never_flip_and_only_an_undercollateralised_accou
     simulated.settle(T0 + len(steps) * HOUR_NS - 1)
     assert totals.slippage_usd >= -1e-9
     assert totals.fees_usd >= 0
+
+
+@given(st.integers(1_000, 9_999_999))
+def test_a_fill_exactly_at_the_bound_fills_whatever_the_last_digit_of_a_product_says(thousandths: int) -> None:
+    price = thousandths / 1000
+    simulated = account(slippage=0.005)
+    batch(simulated, T0 + NS, oracle_price=price)
+    bound = Decimal(repr(price)) * (1 - Decimal("0.005"))
+    assert simulated.fill(sell("1", str(bound)), T0 + NS).status == "done"
+    assert simulated.fill(sell("1", str(bound * Decimal("1.000001"))), T0 + NS).reason == "no_fill"

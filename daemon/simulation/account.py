@@ -21,6 +21,7 @@ from daemon.simulation.marks import NAN, Mark
 from daemon.units import FOREVER, NEVER, NS
 from daemon.world.entities import Account, Kind, Route, Topology, Venue
 
+ROUNDING = 1e-12  # relative: a price comes through one float product, a limit through a decimal one
 RATIO_MAX = 1e6  # what a report prints for a margin ratio at or below zero equity: JSON has no infinity
 
 
@@ -396,7 +397,8 @@ class SimulatedAccount:
         if price != price:
             return Outcome(status="failed", reason="no_price")
         limit = float(order.limit_price)
-        if limit > 0.0 and (price < limit if order.side == "SELL" else price > limit):
+        slack = limit * ROUNDING  # a fill exactly at the bound is no worse than it, whatever the last digit says
+        if limit > 0.0 and (price < limit - slack if order.side == "SELL" else price > limit + slack):
             return Outcome(status="failed", reason="no_fill")
         size = min(order.size, abs(holding.size))
         if holding.rules.step and size != abs(holding.size):
