@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+SHOWN_MAX = 160  # characters of a source line that a diagnostic shows
+SHOWN_BEFORE = 60  # of them before the column, in a longer line
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnostic:
@@ -30,8 +33,10 @@ class Diagnostic:
         head = f"{self.file}:{self.line}:{self.column}: {self.severity} {self.code}{inside}: {self.message}"
         if not self.source_line:
             return head
-        pad = "".join("\t" if c == "\t" else " " for c in self.source_line[: self.column - 1])
-        return f"{head}\n  {self.source_line}\n  {pad}{'^' * max(1, self.width)}"
+        start = max(0, self.column - 1 - SHOWN_BEFORE) if len(self.source_line) > SHOWN_MAX else 0
+        shown = self.source_line[start : start + SHOWN_MAX]
+        pad = "".join("\t" if c == "\t" else " " for c in shown[: self.column - 1 - start])
+        return f"{head}\n  {shown}\n  {pad}{'^' * max(1, min(self.width, len(shown) - len(pad)))}"
 
     def as_json(self) -> dict[str, str | int]:
         """The shape that `reefd check --format json` prints."""

@@ -35,6 +35,7 @@ _INSTEAD = (
     (re.compile(r"\{|\["), "brackets are not part of the language; write the expression itself"),
 )
 _BAD_NUMBER = re.compile(r"[\d.][\d_.]*\s?[A-Za-z%/]*[\w/%]*")
+_SPACED_UNITS = ("s", "m", "h", "d", "w", "ms", "bps")
 _UNITS_KNOWN = "%, bps, USD, price, base, gwei, s, m, h, d, or a rate such as 0.05%/h"
 
 
@@ -134,6 +135,9 @@ def _explain(text: str, error: UnexpectedInput) -> Problem:
     assert isinstance(error, UnexpectedToken)
     token = str(error.token)
     before = text[:at].rstrip()
+    if token in _SPACED_UNITS and before and before[-1].isdigit():
+        number = re.search(r"[\d_.]+$", before)
+        return Problem(at, at + len(token), "E010", f"a unit stands right behind its number; write {number[0] if number else ''}{token}")
     if error.token.type in ("REFERENCE", "QUANTITY", "STRING") and before and (before[-1].isalnum() or before[-1] in ")%"):
         return Problem(at, at + len(token), "E010", f"an operator is missing before {token!r}; write and, or, a comparison or * + - /")
     return Problem(at, at + len(token), "E010", f"{token!r} cannot stand here; an operand is expected")

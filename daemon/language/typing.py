@@ -173,6 +173,8 @@ class _Checker:
     def arithmetic(self, node: Binary, kind: Kind) -> Term:
         left, right = self.number(node.left, kind, f"'{node.op}'"), self.number(node.right, kind, f"'{node.op}'")
         text = self.slice(node)
+        if _broken(left) or _broken(right):
+            return Constant(math.nan, NOTHING, text)  # told already: what follows from it would only mislead
         if node.op == "*":
             factor = dim.time_factor(left.dimension, right.dimension, divide=False)
             return Apply("*", (left, right), dim.product(left.dimension, right.dimension), text, factor)
@@ -392,6 +394,8 @@ class _Checker:
         argument = self.truth(node.args[0], kind, name) if name == "share" else self.number(node.args[0], kind, name)
         if any(isinstance(t, Saved | Planned) for t in walk(argument)):
             return self.fail(node.args[0], "E019", f"a window reads signals, {self.slice(node.args[0])!r} belongs to a run")
+        if _broken(argument):
+            return argument
         return Window(name, argument, duration, rank, _window_dimension(name, argument.dimension), self.slice(node))
 
     def scalar(self, node: Call, kind: Kind) -> Term:
@@ -402,6 +406,8 @@ class _Checker:
             return self.fail(node, "E013", f"{name} takes {least} argument{'s' if wants[0] > 1 else ''}, found {count}")
         terms = tuple(self.number(argument, kind, name) for argument in node.args)
         text = self.slice(node)
+        if any(_broken(term) for term in terms):
+            return Constant(math.nan, NOTHING, text)
         if name == "sign":
             return Apply(name, terms, NUMBER, text)
         if name == "sqrt":
@@ -473,6 +479,11 @@ class _Checker:
         return self.term(node, kind)
 
 
+def _broken(term: Term) -> bool:
+    """True for what stands in the place of something that was told as a problem."""
+    return isinstance(term, Constant) and math.isnan(term.value)
+
+
 def _kinds_of(entity: str) -> list[Kind]:
     """The kinds an entity id can be of, likeliest first."""
     if ":" in entity:
@@ -535,7 +546,7 @@ def _advice(wanted: Dimension, wrong: Term, text: str) -> str:
         case "USD":
             return f"write {digits} USD"
         case "price":
-            return f"write {digits} price (USD per base unit)"
+            return f"write {digits} price"
         case "base":
             return f"write {digits} base"
         case "s":
