@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
-from engine_world import ACCOUNT, DONE, MARKET, POSITION, T0, World, runbook
+from engine_world import ACCOUNT, DONE, MARKET, POSITION, T0, TOPOLOGY, World, runbook
 
 from daemon.engine.actions import Halt, MoveBuffer, Notify, Outcome, ShrinkPosition
+from daemon.engine.events import Observed, Row
 from daemon.engine.limits import HouseLimits
 from daemon.engine.records import ActionDenied, LimitClipped, LocksReleased, LocksTaken, RunFinished, RunRefused, RunStarted, StepWaiting
 from daemon.units import NS
@@ -47,6 +51,19 @@ def test_guard_wait_ends_the_run_at_its_deadline():
     world.until(120, **SPIKE)
     assert world.of(RunFinished)[0].at == T0 + 42 * NS
     assert world.status() == "skipped"
+
+
+def test_guard_wait_counts_from_the_first_failing_guard_whatever_the_run_waits_for_in_between():
+    divergence = runbook("- id: t\n  notify: {to: [desk], text: x}", name="divergence", scope="market", when="bid_size < 10 base")
+    rest = "inhibited_by: [divergence]\nguards: [oracle_divergence < 50bps]\nguard_wait: 60s\n"
+    world = World(divergence, runbook(rest=rest), readings={ORACLE: 3030.0})
+    world.until(19, **SPIKE)
+    world.until(29, bid_size=5.0)
+    world.until(49, bid_size=50.0)
+    assert [r.waiting for r in world.of(StepWaiting)] == ["guards", "inhibited", "guards"]
+    world.until(120)
+    assert [(r.runbook, (r.at - T0) // NS) for r in world.of(RunStarted) if r.runbook == "spike"] == [("spike", 0)]
+    assert [(r.at - T0) // NS for r in world.of(RunFinished) if r.run_id.startswith("spike/")] == [60]
 
 
 def test_halt_and_notify_are_not_gated_by_guards():
@@ -124,6 +141,144 @@ def test_survival_does_not_wait_for_an_economy_run_that_waits_for_its_guards():
     assert [o.runbook for o in world.orders] == ["zz-survival", "economy"]
 
 
+SURVIVAL = runbook(
+    "- id: cut\n  shrink_position: {by: 10%}",
+    name="zz-survival",
+    intent="survival",
+    when="bid_size < 10 base",
+    rest="locks: [position]\n",
+)
+IN_DANGER = {"bid_size": 5.0}
+
+
+def economy(steps: str, rest: str = "") -> str:
+    """An economy runbook that shares its lock with `SURVIVAL`."""
+    return runbook(steps, name="economy", rest="locks: [position]\n" + rest)
+
+
+def released(world: World) -> list[tuple[str, int]]:
+    """Who gave locks back, and when (s)."""
+    return [(r.run_id.split("/")[0], (r.at - T0) // NS) for r in world.of(LocksReleased)]
+
+
+def test_survival_does_not_wait_for_an_economy_run_in_a_wait_step():
+    steps = "- id: h\n  halt: {scope: position}\n- id: w\n  wait: {that: oracle_price > 5_000 price, within: 1h}"
+    world = World(economy(steps), SURVIVAL)
+    world.until(15, **SPIKE)
+    world.until(30, **IN_DANGER)
+    assert [o.runbook for o in world.orders] == ["zz-survival"]
+    assert released(world) == [("economy", 15)]
+
+
+def test_survival_does_not_wait_for_an_economy_run_that_verifies():
+    steps = "- id: s\n  shrink_position: {by: 10%}\n  verify: {that: oracle_price > 5_000 price, within: 1h}"
+    world = World(economy(steps), SURVIVAL)
+    world.until(15, **SPIKE)
+    world.until(30, **IN_DANGER)
+    assert [o.runbook for o in world.orders] == ["economy", "zz-survival"]
+    assert released(world) == [("economy", 15)]
+
+
+def test_survival_does_not_wait_for_the_backoff_of_an_economy_run():
+    outcomes = [Outcome(status="failed", reason="no_fill"), DONE, DONE]
+    steps = "- id: s\n  shrink_position: {by: 10%}\n  retry: {attempts: 2, backoff: 10m}"
+    world = World(economy(steps), SURVIVAL, answer=lambda a: outcomes.pop(0))
+    world.until(15, **SPIKE)
+    world.until(30, **IN_DANGER)
+    assert [o.runbook for o in world.orders] == ["economy", "zz-survival"]
+    assert released(world) == [("economy", 15)]
+
+
+def test_survival_does_not_wait_for_an_economy_run_that_is_inhibited_between_slices():
+    divergence = runbook("- id: t\n  notify: {to: [desk], text: x}", name="divergence", scope="market", when="oracle_divergence > 50bps")
+    world = World(divergence, economy(SLICED, "inhibited_by: [divergence]\n"), SURVIVAL)
+    world.until(5, **SPIKE)
+    world.until(30, oracle_price=3030.0)
+    world.until(60, **IN_DANGER)
+    assert [o.runbook for o in world.orders] == ["economy", "zz-survival"]
+    world.until(120, oracle_price=3000.0)
+    assert [o.runbook for o in world.orders] == ["economy", "zz-survival", "economy", "economy", "economy"]
+
+
+def test_survival_does_not_wait_for_the_next_slice_of_an_economy_run_that_could_not_send_it():
+    divergence = runbook("- id: t\n  notify: {to: [desk], text: x}", name="divergence", scope="market", when="oracle_divergence > 50bps")
+    steps = "- id: s\n  shrink_position: {by: 20%, slices: 2, every: 30m}"
+    world = World(divergence, economy(steps, "inhibited_by: [divergence]\n"), SURVIVAL)
+    world.until(5, **SPIKE)
+    world.until(60, oracle_price=3030.0, **IN_DANGER)
+    assert [o.runbook for o in world.orders] == ["economy", "zz-survival"]
+
+
+def test_survival_does_not_wait_for_an_economy_run_that_a_person_paused():
+    world = World(economy(SLICED), SURVIVAL)
+    world.until(5, **SPIKE)
+    world.command("pause", "economy")
+    world.until(30)
+    world.until(60, **IN_DANGER)
+    assert [o.runbook for o in world.orders] == ["economy", "zz-survival"]
+
+
+def test_survival_goes_first_once_a_halt_of_everything_is_lifted():
+    world = World(economy(SLICED), SURVIVAL)
+    world.until(5, **SPIKE)
+    world.command("halt")
+    world.until(60, **IN_DANGER)
+    world.command("resume")
+    assert [o.runbook for o in world.orders][:2] == ["economy", "zz-survival"]
+
+
+def test_shipped_funding_spike_gives_its_lock_to_the_shipped_oracle_divergence_that_inhibits_it():
+    shipped = Path(__file__).parent.parent / "runbooks"
+    texts = [(shipped / f"{name}.yaml").read_text() for name in ("funding-spike", "oracle-divergence", "margin-low")]
+    readings = {
+        (Kind.ACCOUNT, ACCOUNT, "collateral"): 30_000.0,
+        (Kind.ACCOUNT, ACCOUNT, "open_orders"): 0.0,
+        (Kind.POSITION, POSITION, "entry_price"): 3000.0,
+        (Kind.MARKET, MARKET, "imf"): 0.05,
+        (Kind.MARKET, MARKET, "mmf"): 0.03,
+        (Kind.VENUE, "dydx", "block_age"): 1.0,
+        (Kind.VENUE, "dydx", "venue_up"): 1.0,
+        (Kind.VENUE, "dydx", "taker_fee"): 0.0005,
+    }
+    world = World(*texts, readings=readings)
+    past = tuple(
+        Row(kind=Kind.MARKET, entity=MARKET, values={"funding_rate": 1e-5 * (1 + i % 3)}, event_ts=T0 - (200 - i) * 3600 * NS)
+        for i in range(200)
+    )
+    world.step(Observed(at=T0 - 1, source="past", rows=past, history=True))
+    del world.readings[Kind.MARKET, MARKET, "funding_rate"]
+    world.until(700)
+    spike = Row(kind=Kind.MARKET, entity=MARKET, values={"funding_rate": 0.0012}, event_ts=world.now)
+    world.step(Observed(at=world.now, source="feed", rows=(spike,)))
+    world.until(872)
+    world.until(960, oracle_price=3200.0)
+    started = {r.runbook for r in world.of(RunStarted)}
+    assert {"funding-spike", "oracle-divergence"} <= started
+    assert world.status("oracle-divergence") == "done"
+    assert [name for name, _ in released(world)] == ["funding-spike"]
+
+
+def test_lock_that_is_released_goes_to_the_waiting_run_of_highest_priority():
+    def waiting_for(price: int) -> str:
+        return f"""\
+- id: w
+  wait: {{that: oracle_price > {price} price, within: 10m}}
+- id: c
+  cancel_orders: {{scope: position}}
+- id: w2
+  wait: {{that: oracle_price > 3_300 price, within: 10m}}
+"""
+
+    world = World(
+        locked("aa", 50, "", waiting_for(3100)), locked("bb", 90, "", waiting_for(3200)), locked("cc", 10, "", waiting_for(3200))
+    )
+    world.until(15, **SPIKE)
+    world.until(20, oracle_price=3150.0)
+    world.until(25, oracle_price=3250.0)
+    world.until(40, oracle_price=3350.0)
+    assert [r.run_id.split("/")[0] for r in world.of(LocksTaken)] == ["aa", "bb", "cc"]
+
+
 def test_locks_are_not_kept_over_an_approval():
     steps = """\
 - id: first
@@ -198,6 +353,51 @@ def test_outgoing_move_of_an_account_is_denied_while_survival_fires_on_it():
     assert world.sent(MoveBuffer) == []
     assert "danger/dydx fires" in world.of(ActionDenied)[0].reason
     assert world.status("sweep", "dydx") == "blocked"
+
+
+@pytest.mark.parametrize(
+    ("scope", "step"), [("market", "halt: {scope: market}"), ("venue", "halt: {scope: venue}"), ("position", "halt: {scope: position}")]
+)
+def test_survival_that_fires_on_a_market_or_venue_protects_the_accounts_with_positions_there(scope, step):
+    readings = {
+        (Kind.ACCOUNT, ACCOUNT, "collateral"): 50_000.0,
+        (Kind.POSITION, POSITION, "entry_price"): 3000.0,
+        (Kind.MARKET, MARKET, "imf"): 0.05,
+        (Kind.MARKET, MARKET, "mmf"): 0.03,
+        (Kind.VENUE, "dydx", "block_age"): 1.0,
+    }
+    sweep = runbook(
+        "- id: m\n  move_buffer: {from: dydx, to: ethereum, amount: 1_000 USD}", name="sweep", scope="account", when="equity > 1 USD"
+    )
+    when = "block_age > 0.5s" if scope == "venue" else "oracle_price > 2_000 price"
+    survival = runbook(f"- id: t\n  {step}", name="danger", scope=scope, intent="survival", when=when)
+    world = World(survival, sweep, readings=readings)
+    world.until(10)
+    assert world.sent(MoveBuffer) == []
+    assert "fires: nothing may leave dydx" in world.reason("sweep", "dydx")
+
+
+def test_survival_that_fires_on_a_market_without_a_position_of_the_account_does_not_hold_its_money():
+    btc = "dydx:BTC-USD"
+    routes = {**TOPOLOGY.routes, "out": replace(TOPOLOGY.routes["cctp"], name="out", source="dydx", destination="ethereum")}
+    readings = {
+        (Kind.ACCOUNT, ACCOUNT, "collateral"): 50_000.0,
+        (Kind.POSITION, POSITION, "entry_price"): 3000.0,
+        (Kind.MARKET, MARKET, "imf"): 0.05,
+        (Kind.MARKET, MARKET, "mmf"): 0.03,
+        (Kind.MARKET, btc, "oracle_price"): 60_000.0,
+        (Kind.CHAIN, "ethereum", "buffer_balance"): 0.0,
+    }
+    sweep = runbook(
+        "- id: m\n  move_buffer: {from: dydx, to: ethereum, amount: 1_000 USD}", name="sweep", scope="account", when="equity > 1 USD"
+    )
+    survival = runbook(
+        "- id: t\n  halt: {scope: market}", name="danger", scope="market", intent="survival", when="oracle_price > 50_000 price"
+    )
+    world = World(survival, sweep, readings=readings, topology=replace(TOPOLOGY, routes=routes))
+    world.effect = lambda action, outcome, at: []
+    world.until(10)
+    assert len(world.sent(MoveBuffer)) == 1
 
 
 # --- limits -----------------------------------------------------------------------------------------------------------

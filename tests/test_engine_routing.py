@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 from engine_world import ACCOUNT, DONE, MARKET, POSITION, TOPOLOGY, World, runbook
 
-from daemon.engine.actions import MoveBuffer, Outcome
+from daemon.engine.actions import MoveBuffer, Notify, Outcome
 from daemon.engine.records import MoveProgress
 from daemon.units import NS
 from daemon.world.entities import Kind
@@ -98,6 +98,29 @@ def test_max_fee_is_a_bound():
     world.until(10)
     assert moves(world) == []
     assert "fast: costs 10.00 USD" in world.reason("top", ACCOUNT)
+
+
+def test_amount_may_use_the_fee_of_its_own_move():
+    world = World(topped("{from: ethereum, amount: 1_000 USD + fee_estimate, route: cctp}"), readings=READINGS)
+    world.until(10)
+    assert [m.amount for m in moves(world)] == [Decimal("1001.00")]
+
+
+def test_amount_after_a_shrink_sees_the_shrinks_plan_on_every_attempt():
+    steps = """\
+- id: s
+  shrink_position: {by: 10%}
+- id: m
+  move_buffer: {from: ethereum, amount: 50% * notional_change, route: cctp}
+  retry: {attempts: 2, backoff: 1s}
+- id: t
+  notify: {to: [desk], text: "moved {amount}"}
+"""
+    answers = [Outcome(status="failed", reason="no gas"), DONE]
+    world = World(runbook(steps), readings=READINGS, answer=lambda a: answers.pop(0) if isinstance(a, MoveBuffer) else DONE)
+    world.until(20, funding_rate=0.001)
+    assert [m.amount for m in moves(world)] == [Decimal("1500.00")] * 2
+    assert [n.text for n in world.actions if isinstance(n, Notify)] == ["moved 1,500 USD"]
 
 
 def test_one_move_goes_to_a_destination_until_its_credit_is_seen():

@@ -8,12 +8,13 @@ import pytest
 from engine_world import DONE, MARKET, POSITION, T0, World, load, runbook
 
 from daemon.engine.actions import CallWebhook, CancelOrders, Halt, Notify, Outcome, Resume, ShrinkPosition
-from daemon.engine.events import Gap, RunbooksLoaded
+from daemon.engine.events import Gap, Observed, Row, RunbooksLoaded
 from daemon.engine.records import (
     ActionDenied,
     ActionWould,
     ApprovalRequested,
     CommandTaken,
+    ResourceSeen,
     RunFinished,
     RunRefused,
     RunStarted,
@@ -240,6 +241,38 @@ def test_verify_does_not_accept_a_reading_from_before_the_write():
     assert world.of(RunFinished) == []
     world.now += 5 * NS
     world.observe()
+    assert world.status() == "done"
+
+
+def late_row(world: World, size: float, event_s: float) -> None:
+    """A position's row that arrives now with the venue's own time."""
+    row = Row(kind=Kind.POSITION, entity=POSITION, values={"size": size}, event_ts=T0 + int(event_s * NS))
+    world.wake_to(world.now - 1)
+    world.step(Observed(at=world.now, source="late", rows=(row,)))
+
+
+def test_row_that_arrives_after_the_write_but_is_older_than_it_does_not_count_as_seen():
+    one = runbook("- id: s\n  shrink_position: {to: 5 base}", name="first")
+    two = runbook("- id: s\n  shrink_position: {to: 5 base}", name="second")
+    world = World(one, two)
+    world.shows_fills = False
+    world.now = T0 + 10 * NS
+    world.observe(**SPIKE)
+    world.now += 2 * NS
+    late_row(world, 10.0, event_s=9.0)
+    assert [r.resource for r in world.of(ResourceSeen)] == []
+    late_row(world, 5.0, event_s=10.0)
+    assert [r.resource for r in world.of(ResourceSeen)] == ["size/dydx:ETH-USD"]
+    assert len(world.orders) == 1
+
+
+def test_late_row_that_is_older_than_what_is_known_is_no_external_change():
+    world = World(runbook(SLICED))
+    world.until(15, **SPIKE)
+    late_row(world, 10.0, event_s=2.0)
+    world.until(60)
+    assert all(r.ours for r in world.of(SizeChanged))
+    assert len(world.orders) == 4
     assert world.status() == "done"
 
 
@@ -514,6 +547,21 @@ def test_text_is_rendered_with_units():
     world = World(runbook("- id: t\n  notify: {to: [desk], text: '{market} pays {funding_rate}, holds {notional}'}"))
     world.until(5, **SPIKE)
     assert [n.text for n in world.sent(Notify)] == ["dydx:ETH-USD pays 0.1%/h, holds 30,000 USD"]
+
+
+def test_text_and_payload_after_a_shrink_see_its_plan():
+    steps = """\
+- id: s
+  shrink_position: {by: 25%}
+- id: t
+  notify: {to: [desk], text: "took off {notional_change} for {fee_estimate}"}
+- id: hook
+  webhook: {endpoint: custody, payload: {usd: "{notional_change}"}}
+"""
+    world = World(runbook(steps))
+    world.until(5, **SPIKE)
+    assert [n.text for n in world.sent(Notify)] == ["took off 7,500 USD for 3.75 USD"]
+    assert [a.payload for a in world.sent(CallWebhook)] == [{"usd": "7,500 USD"}]
 
 
 def test_lifecycle_notices_go_out_for_the_events_asked_for_and_repeat():

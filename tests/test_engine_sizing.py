@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.engine.actions import Outcome, ShrinkPosition
+from daemon.engine.codec import decode, encode, encode_as
 from daemon.engine.sizing import (
     Holding,
     after_fills,
@@ -22,6 +23,7 @@ from daemon.engine.sizing import (
     slice_size,
     survivable_move,
 )
+from daemon.engine.state import Cold
 from daemon.world.entities import Kind
 
 sizes = st.floats(-1e9, 1e9, allow_nan=False).filter(lambda x: x == 0.0 or abs(x) > 1e-6)
@@ -205,6 +207,31 @@ def test_shrink_account_by_a_share_takes_it_off_every_position():
     world = World(text, readings=TWO)
     world.until(30)
     assert {(o.market, o.side, float(o.size)) for o in world.orders} == {(MARKET, "SELL", 5.0), (BTC, "BUY", 0.5)}
+
+
+def test_position_opened_during_an_episode_is_shrunk_by_shares_of_its_size_at_first_sight():
+    sol = "dydx:SOL-USD"
+    text = runbook(
+        "- id: s\n  shrink_account: {by: 25%, order: pro_rata}",
+        scope="account",
+        intent="survival",
+        when="open_orders > 0",
+        rest="repeat: {every: 10s, max: 3}\nlimits: {per_episode: 60%}\n",
+    )
+    world = World(text, readings=TWO | {(Kind.ACCOUNT, ACCOUNT, "open_orders"): 0.0})
+    world.until(5)
+    world.until(9, open_orders=1.0)
+    world.readings |= {(Kind.POSITION, sol, "size"): 8.0, (Kind.POSITION, sol, "entry_price"): 10.0}
+    world.readings |= {(Kind.MARKET, sol, "oracle_price"): 10.0, (Kind.MARKET, sol, "imf"): 0.05, (Kind.MARKET, sol, "mmf"): 0.03}
+    world.until(33)
+    assert [float(o.size) for o in world.orders if o.market == sol][:2] == [2.0, 2.0]
+    assert world.engine.cold.episodes[f"spike/{ACCOUNT}"].sizes[sol] == 8.0
+    recovered = world.new_engine()
+    recovered.load(world.books)
+    for entry in world.entries:
+        for item in (entry.event, *entry.records):
+            recovered.apply_entry(decode(encode(item)))
+    assert encode_as(recovered.cold, Cold) == encode_as(world.engine.cold, Cold), "the journal says it too"
 
 
 def test_leg_that_fails_does_not_keep_the_others_from_being_shrunk():

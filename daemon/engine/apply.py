@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
 from typing import assert_never
 
 from daemon.engine import records as r
 from daemon.engine.actions import CallWebhook, CancelOrders, Halt, MoveBuffer, Notify, Outcome, Resume, ShrinkPosition
+from daemon.engine.edge import Plan
 from daemon.engine.limits import Spend
 from daemon.engine.state import (
     Approval,
@@ -65,9 +67,13 @@ def apply(cold: Cold, record: r.Record) -> None:
         case r.StepWaiting():
             phase = "verify" if record.waiting == "verify" else None
             changes = {"waiting": record.waiting, "wait_until": record.until, "wait_reason": record.reason}
+            if record.waiting == "guards":
+                changes["guards_until"] = record.until
             _step(cold, record.run_id, **changes, **({"phase": phase} if phase else {}))
         case r.StepPlanned():
-            _step(cold, record.run_id, planned=True, legs=record.legs, amount=record.amount, leg=0)
+            amount = record.notional_usd if record.amount is None else float(record.amount)
+            plan = Plan(notional_change=record.notional_usd, amount=amount, fee_estimate=record.fee_usd)
+            _step(cold, record.run_id, planned=True, legs=record.legs, amount=record.amount, plan=plan, leg=0)
         case r.ApprovalRequested():
             _ask(cold, record)
         case r.ApprovalAnswered():
@@ -151,18 +157,19 @@ def _trigger(cold: Cold, record: r.TriggerChanged) -> None:
     instance = instance_of(record.runbook, record.entity)
     before = cold.episodes.get(instance)
     if record.change == "fired":
+        sizes = dict(sorted(record.sizes.items()))  # in the order in which the journal has them
         cold.episodes[instance] = Episode(
             id=record.episode,
             runbook=record.runbook,
             entity=record.entity,
             pending_at=record.pending_at,
             fired_at=record.fired_at,
-            sizes=record.sizes,
+            sizes=sizes,
             # What an earlier episode left to clean up is cleaned up after this one.
             acted=before is not None and before.acted,
             acted_shadow=before is not None and before.acted_shadow,
         )
-        for position, size in record.sizes.items():
+        for position, size in sizes.items():
             cold.sizes.setdefault(position, SizeTrack(size=size))
         return
     if before is None:
@@ -314,6 +321,7 @@ def _request(cold: Cold, record: r.ActionRequested) -> None:
             waiting="",
             wait_until=FOREVER,
             wait_reason="",
+            guards_until=FOREVER,
             outcome=None,
             leg=record.leg,
         )
@@ -435,7 +443,8 @@ def _finish_step(cold: Cold, record: r.StepFinished) -> None:
     ended = StepOutcome(step=record.step, kind=record.kind, status=record.status, reason=record.reason)
     failed = run.failed or (f"{record.step}: {record.reason}" if record.status in ("failed", "unknown") else "")
     index = run.index + 1 if run.step is None else run.step.index + 1
-    cold.runs[run.id] = replace(run, index=index, step=None, failed=failed, finished=(*run.finished, ended))
+    plan = run.step.plan if run.step is not None and run.step.plan is not None else run.plan
+    cold.runs[run.id] = replace(run, index=index, step=None, plan=plan, failed=failed, finished=(*run.finished, ended))
     if record.status == "done" and not run.shadow:
         memory = cold.memories.get(instance, Memory())
         _remember(cold, instance, did=(*memory.did, record.kind)[-DID_KEPT:])
@@ -480,6 +489,15 @@ def _gate(cold: Cold, record: r.GateChanged) -> None:
 
 
 def _size(cold: Cold, record: r.SizeChanged) -> None:
+    for instance, episode in cold.episodes.items():
+        if episode.id == record.joins:
+            cold.episodes[instance] = replace(episode, sizes=_joined(episode.sizes, record))
+    if record.joins:
+        for run in list(cold.runs.values()):
+            if run.episode == record.joins:
+                _change(cold, run.id, sizes=_joined(run.sizes, record))
+        cold.sizes.setdefault(record.position, SizeTrack(size=record.size))
+        return
     track = cold.sizes.get(record.position)
     if track is None:
         return
@@ -491,6 +509,10 @@ def _size(cold: Cold, record: r.SizeChanged) -> None:
     for run in list(cold.runs.values()):
         if run.episode in record.episodes and not run.on_clear:
             _change(cold, run.id, stop=run.stop or record.cause)
+
+
+def _joined(sizes: Mapping[str, float], record: r.SizeChanged) -> dict[str, float]:
+    return dict(sorted({**sizes, record.position: record.size}.items()))
 
 
 def _move(cold: Cold, record: r.MoveProgress) -> None:

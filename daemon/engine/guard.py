@@ -5,6 +5,8 @@ Every function denies what it cannot check.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from daemon.engine.contract import TRUE, UNKNOWN
@@ -13,9 +15,11 @@ from daemon.engine.records import WaitReason
 from daemon.engine.state import Cold, Episode, Run, instance_of
 from daemon.engine.turn import Turn, members, progress_of, related
 from daemon.runbook.model import Move, Runbook, Shrink, ShrinkAccount, Step, Tell, Wait
+from daemon.units import FOREVER
 from daemon.world.entities import Entity, Kind
 
 KINDS = frozenset(kind.value for kind in Kind)
+FIRST_ECONOMY = (True, -math.inf)  # ranks after every survival runbook and before every other
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +106,14 @@ def survival_on(turn: Turn, account: str) -> str | None:
         if book is None or book.intent != "survival" or book.stage != "armed":
             continue
         firing = turn.entity(book.scope, episode.entity)
-        inside = related(firing, Kind.ACCOUNT) == account if book.scope in (Kind.POSITION, Kind.ACCOUNT) else False
+        match book.scope:
+            case Kind.POSITION | Kind.ACCOUNT:
+                inside = related(firing, Kind.ACCOUNT) == account
+            case Kind.MARKET:  # a market belongs to no account: it endangers those that hold a position in it
+                held_here = members(turn, Kind.ACCOUNT, account, "positions")
+                inside = any(turn.entity(Kind.POSITION, p).links.get("market") == episode.entity for p in held_here)
+            case _:
+                inside = False
         if inside or encloses(turn, book.scope, episode.entity, of_account):
             return instance_of(episode.runbook, episode.entity)
     return None
@@ -122,7 +133,7 @@ def lock_names(turn: Turn, book: Runbook, entity: str) -> tuple[str, ...]:
 
 
 def lock_holder(turn: Turn, book: Runbook, entity: str, run: Run | None) -> str | None:
-    """Who holds, or goes before us to, a lock of this instance; None when it is free for us."""
+    """Who holds, or goes before us to, a lock of this instance; None when it is free for us. `run`: ours, None before it starts."""
     names = set(lock_names(turn, book, entity))
     if run is not None:
         names -= set(run.locks)
@@ -131,19 +142,31 @@ def lock_holder(turn: Turn, book: Runbook, entity: str, run: Run | None) -> str 
     for other in turn.cold.runs.values():
         if (run is None or other.id != run.id) and names & set(other.locks):
             return other.id
-    return survival_waiter(turn, names) if book.intent != "survival" else None
+    # A run takes all its locks at once and waits for none while it holds some, so whoever goes first never waits for who goes after.
+    own = _rank(book)
+    return _waiter(turn, names, (*own, run.started_at, run.id) if run is not None else (*own, FOREVER, ""), own)
 
 
 def survival_waiter(turn: Turn, names: set[str]) -> str | None:
     """A survival run, under way or wanted, that waits for one of these locks: it goes before every economy run."""
+    return _waiter(turn, names, FIRST_ECONOMY, FIRST_ECONOMY)
+
+
+def _rank(book: Runbook) -> tuple[bool, float]:
+    """Precedence of a runbook's runs, the smaller first: survival, then priority."""
+    return (book.intent != "survival", -book.priority)
+
+
+def _waiter(turn: Turn, names: set[str], before: Sequence[object], rank: Sequence[object]) -> str | None:
+    """Who waits for one of these locks: a run that comes before `before` (rank, start, id), or a wanted one of lower rank than `rank`."""
     for run in turn.cold.runs.values():
         book = turn.book(run)
         waits = run.step is not None and run.step.waiting == "lock"
-        if book.intent == "survival" and waits and names & set(lock_names(turn, book, run.entity)):
+        if waits and (*_rank(book), run.started_at, run.id) < tuple(before) and names & set(lock_names(turn, book, run.entity)):
             return run.id
     for episode in turn.cold.episodes.values():
         current = turn.current(episode.runbook)
-        if current is None or current.intent != "survival" or current.stage != "armed" or not _wants_now(turn, current, episode):
+        if current is None or current.stage != "armed" or not _rank(current) < tuple(rank) or not _wants_now(turn, current, episode):
             continue
         if names & set(lock_names(turn, current, episode.entity)):
             return instance_of(episode.runbook, episode.entity)
@@ -156,8 +179,10 @@ def _wants_now(turn: Turn, book: Runbook, episode: Episode) -> bool:
         return False
     memory = turn.cold.memories.get(instance_of(episode.runbook, episode.entity))
     cooling = memory is not None and memory.last_end_at + book.cooldown_ns > turn.at
-    active = turn.cold.active_runs(episode.runbook, episode.entity)
-    return not cooling and not active and pause_of(turn.cold, book.id, episode.entity) is None
+    clearing = episode.turns > 0 and turn.hot.state(book.id, episode.entity).status == "clearing"
+    if cooling or clearing or not acts(book) or turn.cold.active_runs(episode.runbook, episode.entity):
+        return False
+    return pause_of(turn.cold, book.id, episode.entity) is None and inhibited(turn, book, episode.entity) is None
 
 
 def resources(turn: Turn, run: Run, book: Runbook, step: Step) -> list[str]:

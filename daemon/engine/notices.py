@@ -20,7 +20,7 @@ Lifecycle = Literal["fired", "acted", "blocked", "failed", "no_data", "cleared"]
 
 
 def render(turn: Turn, run: Run, book: Runbook, text: Template, plan: Plan | None = None) -> str:
-    """The text with every `{...}` filled in as a trader writes it; what is unknown says so."""
+    """The text with every `{...}` filled in as a trader writes it; what is unknown says so. `plan`: else the run's last one."""
     labels = turn.entity(book.scope, run.entity).labels
     parts = []
     for part in text:

@@ -28,27 +28,35 @@ def observe(turn: Turn, rows: Sequence[Row]) -> None:
     for row in rows:
         match row.kind:
             case Kind.POSITION if "size" in row.values:
-                _size(turn, row.entity, row.values["size"])
-                _seen(turn, f"size/{row.entity}")
+                _size(turn, row.entity, _held(turn, row, "size"))
+                _seen(turn, f"size/{row.entity}", row)
             case Kind.ACCOUNT:
-                if row.values.get("external_change") == 1.0:
+                if "external_change" in row.values and _held(turn, row, "external_change") == 1.0:
                     _external_account(turn, row.entity)
                 if "collateral" in row.values:
-                    _credit(turn, row.entity, row.values["collateral"])
+                    _credit(turn, row.entity, _held(turn, row, "collateral"))
             case Kind.CHAIN if "buffer_balance" in row.values:
-                _seen(turn, f"buffer/{row.entity}")
-                _credit(turn, row.entity, row.values["buffer_balance"])
+                _seen(turn, f"buffer/{row.entity}", row)
+                _credit(turn, row.entity, _held(turn, row, "buffer_balance"))
             case Kind.ROUTE if "in_flight" in row.values:
-                _on_route(turn, row.entity, row.values["in_flight"])
+                _on_route(turn, row.entity, _held(turn, row, "in_flight"))
             case _:
                 pass
 
 
-def _seen(turn: Turn, resource: str) -> None:
+def _held(turn: Turn, row: Row, signal: str) -> float:
+    """What a row leaves as the reading: its value, or what the hot side holds, which a row that comes late does not change."""
+    if row.event_ts is None:
+        return row.values[signal]
+    return turn.hot.read(row.kind, row.entity, signal, turn.at).value
+
+
+def _seen(turn: Turn, resource: str, row: Row) -> None:
     after = turn.cold.unseen.get(resource)
-    # An Observed is processed after the settling it follows, so an equal time is late enough; only an
-    # order of unknown outcome has to be out of reach first.
-    if after is not None and after != FOREVER and turn.at >= after:
+    # An Observed is processed after the settling it follows, so an equal time is late enough; only an order of unknown outcome has to
+    # be out of reach first. What was true before the write says nothing about it, however late it arrives.
+    true_at = turn.at if row.event_ts is None else row.event_ts
+    if after is not None and after != FOREVER and min(turn.at, true_at) >= after:
         turn.emit(ResourceSeen(at=turn.at, resource=resource))
 
 

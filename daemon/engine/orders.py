@@ -13,11 +13,11 @@ from daemon.engine.ending import complete, fail_step, finish_step
 from daemon.engine.guard import account_of, survival_on
 from daemon.engine.notices import render_payload
 from daemon.engine.permit import Wish, approved, clipped, deny, may_act, room_for, take_locks, within
-from daemon.engine.records import ActionRequested, ActionWould, Leg, LegAbandoned, LegFinished, StepPlanned
+from daemon.engine.records import ActionRequested, ActionWould, Leg, LegAbandoned, LegFinished, SizeChanged, StepPlanned
 from daemon.engine.routing import MovePlan, is_account, plan_move
-from daemon.engine.sizing import Refusal, clip_leg, decimal, fit_legs, leg_usd, next_order, shrink_legs, taker_fee
+from daemon.engine.sizing import Refusal, clip_leg, decimal, fit_legs, leg_usd, look, next_order, shrink_legs, taker_fee
 from daemon.engine.state import Run
-from daemon.engine.turn import Turn, progress_of, related
+from daemon.engine.turn import Turn, members, progress_of, related
 from daemon.runbook.model import Cancel, Move, Runbook, Shrink, ShrinkAccount, Step, Webhook
 from daemon.units import MINUTE_NS, show
 from daemon.world.entities import Kind
@@ -132,7 +132,20 @@ def _account_of_leg(turn: Turn, leg: Leg) -> str:
     return turn.entity(Kind.POSITION, leg.position).links.get("account", "")
 
 
+def _take_note(turn: Turn, run: Run, book: Runbook) -> Run:
+    """Positions opened since the episode fired count from their size at first sight, as the others do from the firing; the run since."""
+    account = account_of(turn, book, run.entity)
+    for position in members(turn, Kind.ACCOUNT, account, "positions") if account else []:
+        size = look(turn, book, position).size
+        if position not in run.sizes and size == size and size != 0.0:
+            cause = f"{position} was opened during the episode"
+            turn.emit(SizeChanged(at=turn.at, position=position, size=size, ours=True, cause=cause, joins=run.episode))
+    return turn.cold.runs[run.id]
+
+
 def _plan_shrink(turn: Turn, run: Run, book: Runbook, step: Step, act: Shrink | ShrinkAccount) -> None:
+    if isinstance(act, ShrinkAccount):
+        run = _take_note(turn, run, book)
     legs = shrink_legs(turn, run, book, act)
     if isinstance(legs, Refusal):
         refused(turn, run, book, step, legs)
@@ -153,7 +166,7 @@ def _plan_shrink(turn: Turn, run: Run, book: Runbook, step: Step, act: Shrink | 
         refused(turn, run, book, step, Refusal(status="skipped", reason="nothing to do"))
         return
     wish = _wish(turn, book, fitted)
-    turn.emit(StepPlanned(at=turn.at, run_id=run.id, step=step.id, legs=fitted, notional_usd=wish.notional_usd))
+    turn.emit(StepPlanned(at=turn.at, run_id=run.id, step=step.id, legs=fitted, notional_usd=wish.notional_usd, fee_usd=wish.fee_usd))
     if run.shadow:
         text = ", ".join(f"{leg.side} {leg.size} of {leg.position}" for leg in fitted)
         would(turn, run, step, wish, text, _account_of_leg(turn, fitted[0]))
@@ -261,6 +274,9 @@ def move(turn: Turn, run: Run, book: Runbook, step: Step, act: Move) -> None:
     fitted = _fit_move(turn, run, book, step, plan)
     if fitted is None:
         return
+    usd = float(fitted.amount)
+    fee = wish.fee_usd * usd / wish.notional_usd
+    turn.emit(StepPlanned(at=turn.at, run_id=run.id, step=step.id, amount=fitted.amount, notional_usd=usd, fee_usd=fee))
     if run.shadow:
         text = f"move {fitted.amount} USD from {fitted.source} to {fitted.destination} over {fitted.route}"
         would(turn, run, step, replace(wish, notional_usd=float(fitted.amount), amount=fitted.amount), text, fitted.destination)

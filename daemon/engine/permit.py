@@ -61,7 +61,8 @@ def may_act(turn: Turn, run: Run, book: Runbook, step: Step) -> bool:
     failing = first_failing(turn, run, book)
     if failing is None:
         return True
-    deadline = progress.wait_until if progress.waiting == "guards" else turn.at + book.guard_wait_ns
+    # From the first failing guard of this write: what else held it back in between gives no new time.
+    deadline = progress.guards_until if progress.guards_until != FOREVER else turn.at + book.guard_wait_ns
     if turn.at >= deadline:
         end(turn, run, book, "skipped", failing)
     elif progress.waiting != "guards":

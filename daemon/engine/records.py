@@ -6,6 +6,7 @@ run `<episode>/<n>` (`<episode>/clear` for on_clear), action `<run>.<step>.<slic
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -143,6 +144,7 @@ class StepPlanned:
     legs: tuple[Leg, ...] = ()
     amount: Decimal | None = None
     notional_usd: float = 0.0
+    fee_usd: float = math.nan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -370,7 +372,8 @@ class ResourceSeen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SizeChanged:
-    """A position's size moved during an episode; `ours` when our own fills explain it."""
+    """A position's size moved during an episode; `ours` when our own fills explain it. Of one opened during the episode `joins`: the size
+    it counts from there."""
 
     at: int
     position: str
@@ -378,6 +381,7 @@ class SizeChanged:
     ours: bool
     cause: str
     episodes: tuple[str, ...] = ()  # stopped by a change that is not ours
+    joins: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

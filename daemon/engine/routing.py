@@ -11,11 +11,12 @@ import math
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
+from daemon.engine.contract import Plan
 from daemon.engine.guard import account_of
 from daemon.engine.sizing import Refusal, decimal
 from daemon.engine.state import Run
 from daemon.engine.turn import Turn
-from daemon.runbook.model import Move, Runbook
+from daemon.runbook.model import Expression, Move, Runbook
 from daemon.units import NEVER, NS, show_duration
 from daemon.world.entities import Kind
 
@@ -104,7 +105,7 @@ def is_account(turn: Turn, name: str) -> bool:
 
 def _wanted(turn: Turn, run: Run, book: Runbook, act: Move, destination: str) -> float | Refusal:
     if act.amount is not None:
-        amount = turn.value(run, act.amount.expression)
+        amount = _asked(turn, run, book, act, act.amount.expression, destination)
         if math.isnan(amount):
             return Refusal(status="rejected", reason=f"{act.amount.expression.text} is unknown")
         return amount - in_flight(turn, book, destination)
@@ -115,6 +116,21 @@ def _wanted(turn: Turn, run: Run, book: Runbook, act: Move, destination: str) ->
     if math.isnan(equity) or math.isnan(maintenance) or not target > 0.0:
         return Refusal(status="rejected", reason=f"the margin of {destination} is unknown")
     return maintenance / target - equity - in_flight(turn, book, destination)
+
+
+def _asked(turn: Turn, run: Run, book: Runbook, act: Move, expression: Expression, destination: str) -> float:
+    """The amount a move asks for, USD; NaN unknown. The plan's names are of the run's last planned step; where there is none, of this
+    move as it would be for the amount without them."""
+    amount = turn.value(run, expression)
+    if run.plan is not None or not math.isnan(amount):
+        return amount
+    bare = turn.value(run, expression, Plan(notional_change=0.0, amount=0.0, fee_estimate=0.0))
+    if not bare > 0.0:
+        return math.nan
+    route = choose_route(turn, run, book, act, destination, bare)
+    if isinstance(route, Refusal):
+        return bare  # refused again, with its reason, when the route is chosen
+    return turn.value(run, expression, Plan(notional_change=bare, amount=bare, fee_estimate=bare * route.fee))
 
 
 def in_flight(turn: Turn, book: Runbook, destination: str) -> float:

@@ -10,7 +10,7 @@ from typing import assert_never
 from daemon.engine.actions import Halt, Notify, Outcome, Resume
 from daemon.engine.contract import TRUE, UNKNOWN
 from daemon.engine.ending import complete, end, fail_step, finish_step
-from daemon.engine.guard import acts, resources, survival_on, survival_waiter
+from daemon.engine.guard import acts, first_failing, held, resources, survival_on, survival_waiter
 from daemon.engine.notices import render
 from daemon.engine.orders import action_id, cancel, move, request, shrink, webhook, would
 from daemon.engine.permit import Wish, approved, deny, may_act, take_locks, waiting_for_people
@@ -31,6 +31,7 @@ from daemon.runbook.model import Cancel, Gate, Move, Pause, Rebalance, Runbook, 
 from daemon.world.entities import Kind
 
 ADVANCES_MAX = 10_000  # transitions of one run in one instant; more is a fault of ours
+STANDSTILL = ("inhibited", "paused", "halted")  # holds of no known end
 
 
 def advance(turn: Turn, run_id: str, *, superseded: bool) -> None:
@@ -52,6 +53,10 @@ def _advance_once(turn: Turn, run: Run, superseded: bool) -> None:
         _boundary(turn, run, book, superseded)
         return
     step = steps_of(book, run)[run.step.index]
+    waiter = _preempted(turn, run, book)
+    if waiter is not None and _idle(turn, run, book, step):
+        turn.emit(LocksReleased(at=turn.at, run_id=run.id, reason=f"taken by {waiter}"))
+        return
     match run.step.phase:
         case "sent":
             if turn.at >= run.step.sent_at + step.timeout_ns:
@@ -64,9 +69,6 @@ def _advance_once(turn: Turn, run: Run, superseded: bool) -> None:
                 _verify(turn, run, book, step)
         case "ready" if superseded and run.on_clear:
             end(turn, run, book, "skipped", "the trigger fired again before anything was cleaned up")
-        case "ready" if run.step.waiting == "guards" and (waiter := _preempted(turn, run, book)) is not None:
-            # A step that waits for its guards writes nothing and may wait for minutes: a survival run does not wait for it.
-            turn.emit(LocksReleased(at=turn.at, run_id=run.id, reason=f"taken by {waiter}"))
         case "ready":
             if not _stopped(turn, run, book, step) and not waiting_for_people(turn, run, book, step):
                 _ready(turn, run, book, step)
@@ -95,6 +97,20 @@ def _preempted(turn: Turn, run: Run, book: Runbook) -> str | None:
     if not run.locks or book.intent == "survival":
         return None
     return survival_waiter(turn, set(run.locks))
+
+
+def _idle(turn: Turn, run: Run, book: Runbook, step: Step) -> bool:
+    """True when the step under way writes nothing now, maybe for minutes or for ever: a survival run does not wait for it.
+
+    It verifies, waits for whatever it may be, or has not sent anything yet; between slices, when it could not send the next one now.
+    """
+    progress = progress_of(run)
+    if progress.phase != "ready":
+        return progress.phase == "verify"  # what is on its way, or may be, is settled first
+    if progress.waiting or not (progress.acted or progress.attempt):
+        return True
+    hold = held(turn, run, book, step)
+    return (hold is not None and hold.waiting in STANDSTILL) or (step.guarded and first_failing(turn, run, book) is not None)
 
 
 def _begin(turn: Turn, run: Run, step: Step) -> None:

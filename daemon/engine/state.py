@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Literal
 
 from daemon.engine.actions import Action, Outcome
+from daemon.engine.edge import Plan
 from daemon.engine.limits import Spend
 from daemon.engine.records import Leg
 from daemon.units import FOREVER, NEVER
@@ -78,12 +79,14 @@ class StepProgress:
     legs: tuple[Leg, ...] = ()
     leg: int = 0
     amount: Decimal | None = None
+    plan: Plan | None = None
     slice: int = 0  # slices sent and settled, over all legs
     attempt: int = 0  # sends of the current slice
     next_at: int = NEVER  # not before
     waiting: str = ""
     wait_until: int = FOREVER
     wait_reason: str = ""
+    guards_until: int = FOREVER  # how long the next write's guards may fail, once one did
     approval: Approval | None = None
     action_id: str = ""  # unsettled, or the last one
     sent_at: int = NEVER
@@ -117,6 +120,7 @@ class Run:
     shadow: bool
     frame: Mapping[str, float]
     sizes: Mapping[str, float]
+    plan: Plan | None = None  # of the last planned step that has ended
     index: int = 0  # the next step to start, or the one under way
     step: StepProgress | None = None
     locks: tuple[str, ...] = ()

@@ -55,8 +55,8 @@ class Turn:
         return self.topology.entity(kind, entity)
 
     def value(self, run: Run, expression: Expression, plan: Plan | None = None) -> float:
-        """Value of one of the run's expressions now."""
-        return self.hot.value(self.book(run), expression.index, run.entity, self.at, run.frame, plan)
+        """Value of one of the run's expressions now; the plan's names are those of `plan`, else of the run's last planned step."""
+        return self.hot.value(self.book(run), expression.index, run.entity, self.at, run.frame, run.plan if plan is None else plan)
 
     def true(self, run: Run, expression: Expression, plan: Plan | None = None) -> bool:
         """True only when the condition is known TRUE."""
