@@ -653,3 +653,47 @@ def test_snapshot_is_plain_and_shows_an_approval_with_its_deadline():
     assert status.approvals[0].deadline.endswith("Z")
     assert status.instances[0].state == "firing"
     assert status.instances[0].runs[0].waiting == "approval"
+
+
+def test_a_venue_whose_blocks_stand_still_is_told_as_lost_data_although_its_polls_succeed():
+    world = World(
+        runbook(rest="notify: {to: [desk], events: [no_data]}\n"), readings={(Kind.VENUE, "dydx", "block_age"): 1.0}
+    )
+    world.until(30)
+    assert world.sent(Notify) == []
+    world.set(block_age=75.0)
+    world.until(60)
+    (told,) = world.sent(Notify)
+    assert told.event == "no_data"
+    assert "its last block is 1m15s old" in told.text
+    world.set(block_age=1.0)
+    world.until(90)
+    world.set(block_age=90.0)
+    world.until(120)
+    assert len(world.sent(Notify)) == 2
+
+
+def test_what_an_episode_closed_is_opened_once_a_survival_runbook_has_cleared():
+    economy = runbook("- id: h\n  halt: {scope: position}", name="economy", rest="on_clear: [{id: r, resume: {scope: position}}]\n")
+    survival = runbook("- id: s\n  shrink_position: {by: 10%}", name="zz-survival", intent="survival", when="oracle_price < 2900 price")
+    world = World(economy, survival)
+    world.until(20, **SPIKE)
+    world.until(30, oracle_price=2800.0)
+    world.until(60, funding_rate=0.0)
+    assert world.sent(Resume) == []
+    world.until(90, oracle_price=3000.0)
+    assert [a.runbook for a in world.sent(Resume)] == ["economy"]
+
+
+def test_what_an_episode_closed_waits_for_its_guards_and_is_not_left_closed_for_ever():
+    economy = runbook(
+        "- id: h\n  halt: {scope: position}",
+        name="economy",
+        rest="guards: [oracle_divergence < 50bps]\non_clear: [{id: r, resume: {scope: position}}]\n",
+    )
+    world = World(economy)
+    world.until(20, **SPIKE)
+    world.until(60, funding_rate=0.0, oracle_price=3100.0)
+    assert world.sent(Resume) == []
+    world.until(90, oracle_price=3000.0)
+    assert len(world.sent(Resume)) == 1

@@ -39,9 +39,10 @@ from daemon.engine.records import ActionFinished, HoldReset, Record, RunbooksInF
 from daemon.engine.state import Cold
 from daemon.engine.status import Status, describe
 from daemon.engine.turn import Turn
+from daemon.language.catalogue import BLOCK_AGE_LIMIT_S
 from daemon.runbook.load import load_documents
 from daemon.runbook.model import Runbook
-from daemon.units import FOREVER, NEVER
+from daemon.units import FOREVER, NEVER, show
 from daemon.world.entities import Kind, Topology
 
 COLD = "cold"  # the name of the cold state's blob in a checkpoint
@@ -84,6 +85,7 @@ class Engine:
         self._cold_due = FOREVER
         self._watched: frozenset[tuple[Kind, str]] = frozenset()
         self._waits = False  # some run, in flight or still to start, waits for a reading
+        self._dead: frozenset[str] = frozenset()  # venues whose blocks are too old, as people were told
         self._lost = False  # some trigger lacks readings and people were told
         self._muted = False
         self._restored = False
@@ -222,6 +224,8 @@ class Engine:
         at = event.at
         if self._restored or self._muted or self._lost or at < self._now or self._cold_due <= at or self.hot.next_due < at:
             return False
+        if any(self._turns(row) for row in event.rows):
+            return False
         return not self._watched or not self._concerns(event.rows)
 
     def _take(self, turn: Turn, event: Event, edges: list[Edge] | None) -> bool:
@@ -265,6 +269,7 @@ class Engine:
         looked = bool(self._watched) and self._concerns(event.rows)
         if looked:
             observe(turn, event.rows)
+        self._look_at_venues(turn, event.rows)
         if self._lost:
             knowledge_back(turn)
             self._lost = any(memory.unknown for memory in self.cold.memories.values())
@@ -272,6 +277,23 @@ class Engine:
             take_edges(turn, edges)
         # A reading alone moves nothing but a run that waits for it, in flight or still to start.
         return bool(edges) or bool(turn.records) or (looked and self._waits)
+
+    def _look_at_venues(self, turn: Turn, rows: Sequence[Row]) -> None:
+        """A venue whose blocks are too old blinds every runbook about it although its polls succeed: people are told as of a lost feed."""
+        for row in rows:
+            if not self._turns(row):
+                continue
+            self._dead ^= {row.entity}
+            if row.entity in self._dead:
+                feed_failed(turn, row.entity, f"its last block is {show(row.values['block_age'], 's')} old")
+                self._lost = any(memory.unknown for memory in self.cold.memories.values())
+
+    def _turns(self, row: Row) -> bool:
+        """True when a row tells that a venue's blocks have become too old, or are young again."""
+        if row.kind is not Kind.VENUE:
+            return False
+        age = row.values.get("block_age")
+        return age is not None and age == age and (age > BLOCK_AGE_LIMIT_S) != (row.entity in self._dead)
 
     def _concerns(self, rows: Sequence[Row]) -> bool:
         return any((row.kind, row.entity) in self._watched for row in rows)

@@ -14,7 +14,7 @@ from daemon.engine.episode import turn_due
 from daemon.engine.records import WaitReason
 from daemon.engine.state import Cold, Episode, Run, instance_of
 from daemon.engine.turn import Turn, members, progress_of, related
-from daemon.runbook.model import Move, Runbook, Shrink, ShrinkAccount, Step, Tell, Wait
+from daemon.runbook.model import Gate, Move, Runbook, Shrink, ShrinkAccount, Step, Tell, Wait
 from daemon.units import FOREVER
 from daemon.world.entities import Entity, Kind
 
@@ -42,6 +42,11 @@ def held(turn: Turn, run: Run, book: Runbook, step: Step) -> Hold | None:
         return Hold(waiting="inhibited", reason=f"inhibited by {inhibitor}")
     if run.shadow:
         return None
+    if run.on_clear and isinstance(step.act, Gate) and not step.act.closed:
+        target = related(turn.entity(book.scope, run.entity), step.act.scope)
+        danger = survival_against(turn, book, run.entity, step.act.scope, target) if target is not None else None
+        if danger is not None:  # what an episode closed is opened once the danger is over, not left closed for ever
+            return Hold(waiting="inhibited", reason=f"{danger} fires: {target} is not opened")
     if turn.cold.halted and step.writes:
         return Hold(waiting="halted", reason=f"everything is halted: {turn.cold.halted}")
     paused = pause_of(turn.cold, book.id, run.entity, people_only=True)
@@ -117,6 +122,12 @@ def survival_on(turn: Turn, account: str) -> str | None:
         if inside or encloses(turn, book.scope, episode.entity, of_account):
             return instance_of(episode.runbook, episode.entity)
     return None
+
+
+def survival_against(turn: Turn, book: Runbook, entity: str, scope: Kind, target: str) -> str | None:
+    """The survival runbook that forbids opening a gate: one that fires on the account it belongs to; None when none does."""
+    account = target if scope is Kind.ACCOUNT else related(turn.entity(book.scope, entity), Kind.ACCOUNT)
+    return survival_on(turn, account) if account is not None else None
 
 
 def lock_names(turn: Turn, book: Runbook, entity: str) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from daemon.engine.records import (
 )
 from daemon.engine.state import Run
 from daemon.engine.turn import Turn, progress_of, seconds
-from daemon.runbook.model import Runbook, Step
+from daemon.runbook.model import Gate, Runbook, Step
 from daemon.units import FOREVER, show
 
 EPSILON = 1e-9  # relative: a plan that meets its limit to the last double is within it
@@ -63,6 +63,8 @@ def may_act(turn: Turn, run: Run, book: Runbook, step: Step) -> bool:
         return True
     # From the first failing guard of this write: what else held it back in between gives no new time.
     deadline = progress.guards_until if progress.guards_until != FOREVER else turn.at + book.guard_wait_ns
+    if run.on_clear and isinstance(step.act, Gate):
+        deadline = FOREVER  # what the episode closed must be opened some day: it waits until the guards hold, or the trigger fires again
     if turn.at >= deadline:
         end(turn, run, book, "skipped", failing)
     elif progress.waiting != "guards":

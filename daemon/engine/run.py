@@ -10,7 +10,7 @@ from typing import assert_never
 from daemon.engine.actions import Halt, Notify, Outcome, Resume
 from daemon.engine.contract import TRUE, UNKNOWN
 from daemon.engine.ending import complete, end, fail_step, finish_step
-from daemon.engine.guard import acts, first_failing, held, resources, survival_on, survival_waiter
+from daemon.engine.guard import acts, first_failing, held, resources, survival_against, survival_waiter
 from daemon.engine.notices import render
 from daemon.engine.orders import action_id, cancel, move, request, shrink, webhook, would
 from daemon.engine.permit import Wish, approved, deny, may_act, take_locks, waiting_for_people
@@ -28,7 +28,6 @@ from daemon.engine.records import (
 from daemon.engine.state import Run
 from daemon.engine.turn import Turn, progress_of, related, seconds, steps_of
 from daemon.runbook.model import Cancel, Gate, Move, Pause, Rebalance, Runbook, Shrink, ShrinkAccount, Step, Tell, Wait, Webhook
-from daemon.world.entities import Kind
 
 ADVANCES_MAX = 10_000  # transitions of one run in one instant; more is a fault of ours
 STANDSTILL = ("inhibited", "paused", "halted")  # holds of no known end
@@ -254,7 +253,7 @@ def _gate(turn: Turn, run: Run, book: Runbook, step: Step, act: Gate) -> None:
         if run.runbook not in closed_by and not run.shadow:
             finish_step(turn, run, step, "skipped", "nothing to do: this runbook did not close it", acted=False)
             return
-        danger = _survival_at(turn, book, run.entity, act.scope, target)
+        danger = survival_against(turn, book, run.entity, act.scope, target)
         if danger is not None:
             deny(turn, run, book, step, "survival", f"{danger} fires: {target} is not opened", 0.0)
             return
@@ -271,9 +270,3 @@ def _gate(turn: Turn, run: Run, book: Runbook, step: Step, act: Gate) -> None:
         request(turn, run, step, action)
     turn.emit(GateChanged(at=turn.at, kind=act.scope.value, entity=target, closed=act.closed, by=run.runbook, reason=run.id))
     complete(turn, turn.cold.runs[run.id], step, turn.at)
-
-
-def _survival_at(turn: Turn, book: Runbook, entity: str, scope: Kind, target: str) -> str | None:
-    """The survival runbook that forbids opening this gate: one that fires on the account it belongs to, unless it is our own."""
-    account = target if scope is Kind.ACCOUNT else related(turn.entity(book.scope, entity), Kind.ACCOUNT)
-    return survival_on(turn, account) if account is not None else None

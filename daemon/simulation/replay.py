@@ -291,7 +291,8 @@ class Passage:
         for at, parts in instants(self._streams):
             if rehearsal.wake_at < at or desk.next_at < at:
                 self._pass_time(at)
-            if desk.next_at <= at or facts or engine.attentive or (hot.watched_rows and self._watched(parts)):
+            venues = any(stream.kind is Kind.VENUE for stream, _, _ in parts)  # the engine looks at their blocks itself
+            if desk.next_at <= at or facts or venues or engine.attentive or (hot.watched_rows and self._watched(parts)):
                 if desk.next_at <= at:
                     facts = (*facts, *desk.live(at))
                 rows = (*(stream.row(i) for stream, first, end in parts for i in range(first, end)), *facts)
@@ -302,7 +303,7 @@ class Passage:
             else:
                 # Nobody waits for these rows: they go straight into their slots, and only an edge reaches the engine.
                 stream, first, end = parts[0]
-                if end - first == 1 and len(parts) == 1 and stream.kind is not Kind.VENUE:
+                if end - first == 1 and len(parts) == 1:
                     edges = hot.evaluate_row(stream.ingest(first), at)
                 else:
                     edges = hot.evaluate({stream.ingest(i): None for stream, first, end in parts for i in range(first, end)}, at)
