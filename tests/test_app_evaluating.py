@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -174,6 +175,44 @@ def test_explain_tells_each_reading_its_age_and_the_distance_that_is_missing(
     told = json.loads(capsys.readouterr().out)
     assert told["state"] == "inactive"
     assert told["when"]["value"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("expression", "says"),
+    [
+        ("mark_price", "mark_price is not recorded for dydx:HYPE-USD: every value is UNKNOWN\n"),
+        ("mean(mark_price, 1h) > 3 price", "mark_price is not recorded for dydx:HYPE-USD: every value is UNKNOWN\n"),
+        ('signal("okx:HYPE-USD", last_price) / last_price', "last_price is not recorded for okx:HYPE-USD: every value is UNKNOWN\n"),
+        ("venue.block_age", "block_age is not recorded for dydx: every value is UNKNOWN\n"),
+        ("mark_price > 3 price or last_price > 3 price", ""),
+        ('signal("binance:HYPE-USD", last_price)', ""),
+    ],
+)
+def test_an_expression_about_what_was_never_recorded_says_so_beside_its_empty_values(
+    recording: tuple[Path, pl.DataFrame], capsys: pytest.CaptureFixture[str], expression: str, says: str
+) -> None:
+    assert evaluate(expression, recording=recording[0], entity="dydx:HYPE-USD", out=None) == 0
+    assert capsys.readouterr().err == says
+
+
+@pytest.mark.parametrize("name", ["values.csv", "values.parquet"])
+def test_a_file_that_does_not_fit_on_the_disk_is_one_error_and_leaves_no_half_of_it(
+    recording: tuple[Path, pl.DataFrame], tmp_path: Path, name: str
+) -> None:
+    out = tmp_path / name
+    out.write_text("before")
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, old[1]))
+    try:
+        with pytest.raises(UserError) as caught:
+            evaluate("last_price", recording=recording[0], entity="dydx:HYPE-USD", out=out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert str(caught.value) == f"{out}: cannot be written: file too large"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert out.read_text() == "before"
+    with pytest.raises(UserError, match="its folder does not exist"):
+        evaluate("last_price", recording=recording[0], entity="dydx:HYPE-USD", out=tmp_path / "nowhere" / name)
 
 
 def test_a_mistake_in_the_expression_or_the_entity_is_told_with_what_there_is(recording: tuple[Path, pl.DataFrame]) -> None:

@@ -110,6 +110,36 @@ def test_an_acceptance_that_is_not_met_exits_with_one(folder: Path, capsys: pyte
     assert "NOT MET spike: runs <= 0 (1 and 0)" in capsys.readouterr().out
 
 
+def test_positions_at_a_venue_that_the_recording_lacks_are_an_error_with_what_it_has(folder: Path) -> None:
+    (folder / "account.yaml").write_text(ACCOUNT.replace("venue: dydx", "venue: dyx"), encoding="utf-8")
+    with pytest.raises(UserError, match=r"account.yaml: venue 'dyx' has no row in the recording .*; it has dydx: write one of them"):
+        run(folder)
+
+
+@pytest.mark.parametrize("change", [("HYPE-USD", "HYPR-USD"), ("collateral:", "valued_at: [oracle_price]\ncollateral:")])
+def test_a_held_market_that_is_never_valued_is_noted_with_what_the_recording_has(
+    folder: Path, change: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "account.yaml").write_text(ACCOUNT.replace(*change), encoding="utf-8")
+    assert run(folder) == 0
+    (note,) = [note for note in json.loads(capsys.readouterr().out)["notes"] if "never valued" in note]
+    assert "of dydx it has HYPE-USD" in note
+
+
+def test_the_run_that_cleans_up_after_an_episode_is_shown_with_what_it_did(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    book = RUNBOOK.replace("steps:\n", "steps:\n  - {id: stop, halt: {scope: position}}\n")
+    book = book.replace("replay:", "on_clear: [{id: go, resume: {scope: position}}]\nreplay:").replace("runs <= 12", "runs <= 1")
+    (folder / "spike.yaml").write_text(book, encoding="utf-8")
+    assert run(folder) == 0  # `runs` still counts what the trigger asked for
+    (episode,) = json.loads(capsys.readouterr().out)["episodes"]
+    assert [item["status"] for item in episode["runs"]] == ["done", "done"]
+    assert [item["on_clear"] for item in episode["runs"]] == [False, True]
+    assert episode["run_status"] == "done"
+    assert [action["action"] for action in episode["actions"]] == ["halt", "shrink_position", "resume"]
+    assert run(folder, json_format=False) == 0
+    assert "    clear run done\n" in capsys.readouterr().out
+
+
 def test_a_users_mistakes_are_errors_of_the_user(folder: Path) -> None:
     (folder / "account.yaml").write_text(ACCOUNT.replace("dydx-v4", "dydx"), encoding="utf-8")
     with pytest.raises(RunbookError, match="dydx-v4"):

@@ -182,6 +182,26 @@ def test_rows_that_cannot_be_read_are_rejected_with_line_and_reason(tmp_path: Pa
     assert report.columns["last_price"].missing == 1
 
 
+def test_a_price_that_is_not_above_zero_is_rejected_and_other_signals_may_be(tmp_path: Path) -> None:
+    mapping = (SIMPLE % "epoch_s") + "  funding_rate: {column: rate, unit: rate/h}\n"
+    report = run(mapping, tmp_path, "time,coin,close,rate\n1,A,-1.5,0\n2,A,0,0\n3,A,2,-0.001\n4,A,nan,0\n5,A,-0.0,0\n")
+    reason = "column close: {} is no price: prices are above 0"
+    assert [(r.line, r.reason) for r in report.rejections] == [
+        (2, reason.format("'-1.5'")), (3, reason.format("'0'")), (6, reason.format("'-0.0'")),
+    ]  # fmt: skip
+    assert report.kept == 2
+
+
+def test_the_report_counts_one_of_a_thing_in_the_singular(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "map.yaml").write_text(SIMPLE % "epoch_s")
+    hours = [0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 24]
+    (tmp_path / "s.csv").write_text("time,coin,close\n" + "".join(f"{1770138000 + 3600 * hour},A,2\n" for hour in hours))
+    assert import_(tmp_path / "map.yaml", [tmp_path / "s.csv"], tmp_path / "out", json_format=False) == 0
+    text = capsys.readouterr().out
+    assert "1 entity of kind market" in text
+    assert "1 duplicate (the last value counts), 1 gap\n" in text
+
+
 def test_the_list_of_rejected_rows_is_capped_and_the_count_is_not(tmp_path: Path) -> None:
     report = run(SIMPLE % "epoch_s", tmp_path, "time,coin,close\n1,A,1\n" + "x,A,1\n" * 500)
 
@@ -396,9 +416,10 @@ def test_import_prints_its_report_and_returns_an_exit_code(tmp_path: Path, capsy
 @given(st.lists(st.one_of(st.floats(allow_infinity=False), st.integers(-(10**20), 10**20).map(float)), min_size=1, max_size=50))
 def test_a_number_is_read_as_python_reads_it(tmp_path_factory: pytest.TempPathFactory, values: list[float]) -> None:
     folder = tmp_path_factory.mktemp("numbers")
-    run(SIMPLE % "epoch_s", folder, "time,coin,close\n" + "".join(f"{i},A,{value!r}\n" for i, value in enumerate(values)))
+    mapping = (SIMPLE % "epoch_s").replace("last_price: {column: close, unit: price}", "funding_rate: {column: close, unit: rate/h}")
+    run(mapping, folder, "time,coin,close\n" + "".join(f"{i},A,{value!r}\n" for i, value in enumerate(values)))
 
-    read = np.array([value for _, _, value in rows(folder)], dtype=np.float64)
+    read = np.array([value for _, _, value in rows(folder, "funding_rate")], dtype=np.float64)
     assert np.array_equal(read, values, equal_nan=True)
 
 

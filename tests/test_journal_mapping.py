@@ -125,6 +125,26 @@ def test_a_file_that_is_no_mapping_is_refused_in_words(text: str, says: str) -> 
     assert any(says in message for _, _, message in mistakes(text))
 
 
+def test_a_file_that_is_too_large_is_not_called_empty(tmp_path: Path) -> None:
+    (tmp_path / "map.yaml").write_bytes(b"kind: market\n" + b"# x\n" * 400_000)
+    with pytest.raises(RunbookError, match="larger than 1 MiB"):
+        read_mapping(tmp_path / "map.yaml")
+
+
+def test_a_file_of_comments_is_told_how_a_mapping_starts() -> None:
+    ((_, _, message),) = mistakes("# later\n")
+    assert message == "the file holds comments only; a mapping starts with `kind: market`"
+
+
+@pytest.mark.parametrize("kind", ["kind: markets", "kind: spot", ""])
+def test_a_misspelled_kind_hides_no_mistake_below_it(kind: str) -> None:
+    text = GOOD.replace("kind: market", kind).replace("unit: price", "unit: ratio").replace("suffix", "sufix").replace("last_p", "lst_p")
+    text = text.replace("where: {venue", "where: {venu").replace("holds_for: 8h", "holds_for: 8 hours")
+    found = "\n".join(message for _, _, message in mistakes(text))
+    for part in ("kind", "unknown key 'sufix'", "did you mean 'last_price'", "unknown key 'venu'", "8 hours"):
+        assert part in found, part
+
+
 def test_bytes_that_are_not_utf8_and_missing_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "map.yaml").write_bytes(b"kind: m\xff")
     with pytest.raises(RunbookError, match="not UTF-8"):

@@ -15,6 +15,19 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
 )
 
 
+def texts(node: YamlNode | None) -> object:
+    """Keys and values without style and places."""
+    match node:
+        case ScalarNode():
+            return node.text
+        case ListNode():
+            return [texts(item) for item in node.items]
+        case MapNode():
+            return {key.text: texts(value) for key, value in node.entries}
+        case _:
+            return None
+
+
 def shape(node: YamlNode | None) -> object:
     """A node as plain lists with offsets, for comparisons."""
     match node:
@@ -85,6 +98,20 @@ def test_document_reports_a_duplicate_key_at_the_second_and_reads_on() -> None:
     assert "first in line 1" in problem.message
     assert isinstance(document.root, MapNode)
     assert [key.text for key, _ in document.root.entries] == ["a", "b"]
+
+
+def test_document_says_to_quote_an_expression_whose_comma_ends_a_value() -> None:
+    text = "trigger: {when: abs(a / median_over(peers, last_price) - 1) > 5%, for: 1h}\nnext: {b: max(1, min(2, 3)), c: d}\n"
+    document = compose(text, "x.yaml")
+    assert [(found.line, found.column, found.code, found.message) for found in document.problems] == [
+        (1, 17, "E004", "quote the expression: in {...} a comma ends a value"),
+        (2, 11, "E004", "quote the expression: in {...} a comma ends a value"),
+    ]
+    # Read on as it was meant: no further complaint about its pieces.
+    quoted = text.replace("abs", "'abs").replace("5%", "5%'").replace("max", "'max").replace("3))", "3))'")
+    assert texts(document.root) == texts(compose(quoted, "x.yaml").root)
+    assert compose("a: {b: what :( , c: d}\n", "x.yaml").problems == []
+    assert compose('a: {b: "f(x", y): z}\n', "x.yaml").problems == []
 
 
 def test_document_reads_a_byte_order_mark_and_windows_line_ends() -> None:

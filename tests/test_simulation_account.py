@@ -92,6 +92,41 @@ def test_hours_without_a_settlement_are_unpaid_and_counted() -> None:
     assert simulated.totals.funding_usd == pytest.approx(-30.0)
 
 
+@pytest.mark.parametrize(("collateral", "unknown_hours"), [(1_000.0, 8.0), (50_000.0, 16.0)])
+def test_an_unsettled_boundary_counts_when_the_position_was_held_at_it_and_closed_before_anybody_could_tell(
+    collateral: float, unknown_hours: float
+) -> None:
+    spec = AccountSpec(
+        venue="binance", collateral_usd=collateral, positions=(OpeningPosition(market="HYPE-USD", size=Decimal(1000), entry_price=33.0),),
+        markets={"HYPE-USD": MarketRules(initial_margin=0.05, maintenance_margin=0.03)},
+    )  # fmt: skip
+    cells = marks(spec, bound_ns=lambda market, signal: 9 * HOUR_NS, interval_ns=lambda market: 8 * HOUR_NS)
+    simulated = SimulatedAccount(spec, mark=cells)
+    simulated.begin(T0 - HOUR_NS)
+    late = {"mark_price": 33.0, "funding_rate": 0.0001}
+    for at, values in (
+        (T0 - HOUR_NS, {"mark_price": 33.0}),
+        (T0 + 7 * MINUTE_NS, late),  # the settlement of 16:00, too late to count
+        (T0 + 4 * HOUR_NS - MINUTE_NS, {"mark_price": 31.0}),
+        (T0 + 9 * HOUR_NS, late),
+    ):
+        simulated.observe("binance:HYPE-USD", values, at)
+        simulated.settle(at)
+    simulated.end(T0 + 9 * HOUR_NS)
+    assert simulated.totals.liquidations == (1 if unknown_hours == 8.0 else 0)
+    assert simulated.totals.funding_unknown_hours == unknown_hours
+
+
+def test_a_position_closed_at_a_boundary_was_held_at_it_and_one_closed_before_was_not() -> None:
+    for closed, hours in ((T0 + HOUR_NS - NS, 0.0), (T0 + HOUR_NS, 1.0)):
+        simulated = account(start=T0 + NS)
+        batch(simulated, T0 + NS, oracle_price=33.0)
+        batch(simulated, closed, oracle_price=33.0)
+        assert simulated.fill(sell("1000"), closed).status == "done"
+        simulated.end(T0 + 3 * HOUR_NS)
+        assert simulated.totals.funding_unknown_hours == hours
+
+
 def test_funding_due_while_the_position_has_no_price_is_unpaid_and_counted() -> None:
     simulated = account()
     batch(simulated, T0, funding_rate=0.001)

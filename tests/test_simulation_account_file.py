@@ -73,10 +73,21 @@ def test_account_file_reports_every_mistake_at_once_with_its_place() -> None:
         (WHOLE.replace("maintenance_margin: 3%", "maintenance_margin: 8%"), "above initial_margin"),
         (WHOLE.replace("valued_at: [oracle_price", "valued_at: [orcale_price"), "no price an account is valued at"),
         (WHOLE.replace("50_000 USD", "-1 USD"), "below 0"),
+        (WHOLE.replace("taker: 5bps", "taker: 60%"), "fees.taker: found '60%', above 50%; write for example 5bps"),
+        (WHOLE.replace("fee: 0.1%", "fee: 51%"), "routes[0].fee: found '51%', above 50%"),
+        (WHOLE.replace("fixed: 5bps", "fixed: 500%"), "slippage.fixed: found '500%', above 50%"),
+        (WHOLE.replace("initial_margin: 5%", "initial_margin: 500%"), "initial_margin: found '500%', above 100%"),
+        (WHOLE.replace("maintenance_margin: 3%", "maintenance_margin: 101%"), "maintenance_margin: found '101%', above 100%"),
+        (WHOLE.replace("maintenance_margin: 3%", "maintenance_margin: 8%"), "write a maintenance_margin of at most 5%"),
     ],
 )
 def test_account_file_says_what_to_write_when(text: str, word: str) -> None:
     assert any(word in message for _, _, message in problems(text))
+
+
+def test_account_file_takes_ratios_up_to_their_limits() -> None:
+    text = WHOLE.replace("taker: 5bps", "taker: 50%").replace("initial_margin: 5%", "initial_margin: 100%")
+    assert parse_account(text.replace("maintenance_margin: 3%", "maintenance_margin: 100%"), "account.yaml").taker_fee == 0.5
 
 
 def test_account_file_that_is_missing_is_one_message(tmp_path: Path) -> None:

@@ -259,6 +259,14 @@ def test_coverage_names_what_no_test_reached() -> None:
     assert "shrink was never reached" not in missing
 
 
+def test_coverage_counts_readings_that_were_missing_at_any_sample() -> None:
+    text = case("expect: [{at: 3m, state: inactive}]", series="{0s: 0.01%/h, 1m: missing, 2m: 0.01%/h}")
+    (book,) = load_text(text, "example.yaml").runbooks
+    coverage = Coverage(book)
+    assert run(text, coverage) == []
+    assert "the trigger's readings were never missing" not in coverage.missing()
+
+
 def test_the_command_prints_the_failures_as_json_and_exits_with_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "example.yaml"
     path.write_text(case("expect: [{at: 2m, state: pending}]"), encoding="utf-8")

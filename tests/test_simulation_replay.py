@@ -201,9 +201,9 @@ def sale(market: str, size: int, held: Decimal) -> ShrinkPosition:
 
 
 @settings(max_examples=100, deadline=None)
-@given(cells=st.lists(CELL, min_size=1, max_size=40), sizes=st.tuples(SIZE, SIZE), cash=st.floats(0, 40_000))
+@given(cells=st.lists(CELL, min_size=1, max_size=40), sizes=st.tuples(SIZE, SIZE), cash=st.floats(0, 40_000), hours=st.sampled_from([1, 4]))
 def test_the_taped_account_is_the_account_taken_row_by_row_to_the_last_bit(
-    cells: list[dict[str, Any]], sizes: tuple[int, int], cash: float
+    cells: list[dict[str, Any]], sizes: tuple[int, int], cash: float, hours: int
 ) -> None:
     rows, sold, at = [], {}, T0
     for cell in cells:
@@ -218,7 +218,9 @@ def test_the_taped_account_is_the_account_taken_row_by_row_to_the_last_bit(
         positions=tuple(OpeningPosition(market=market, size=Decimal(size), entry_price=33.0) for market, size in held.items()),
     )  # fmt: skip
     over = course(rows, spec, hold_ns=10 * MINUTE_NS)
-    over = Course(blocks=over.blocks, spec=spec, topology=over.topology, holds=over.holds, keep_series=True)
+    over = Course(
+        blocks=over.blocks, spec=spec, topology=over.topology, holds=over.holds, intervals={"dydx": hours * HOUR_NS}, keep_series=True
+    )
     stepped = SimulatedAccount(spec, mark=marks(spec, bound_ns=over.bound_ns, interval_ns=over.interval_ns))
     stepped.series = []
     stepped.begin(over.first_at)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from daemon.engine.columns import Stream, instants
@@ -20,6 +23,7 @@ from daemon.language.explain import describe
 from daemon.language.parse import parse
 from daemon.language.problems import ExpressionError
 from daemon.language.slots import SLOT
+from daemon.language.terms import Derived, Elsewhere, Over, Read, Term, children
 from daemon.language.typing import Scope, Typed, check
 from daemon.runbook.load import load_paths
 from daemon.runbook.model import Runbook
@@ -94,24 +98,72 @@ def evaluate(expression: str, *, recording: Path, entity: str, out: Path | None)
             times.append(at)
             values.append((0.0, math.nan, 1.0)[int(value)] if truth else float(value))
     _write(times, values, truth, out)
+    if all(math.isnan(value) for value in values):
+        for absent in dict.fromkeys(_unrecorded(source, typed.term, entity)):
+            print(f"{absent}: every value is UNKNOWN", file=sys.stderr)
     return 0
 
 
+def _unrecorded(recording: Recording, term: Term, entity: str) -> Iterator[str]:
+    """What a term names of one entity that the recording never says; what it reads of sets of entities is left out."""
+    match term:
+        case Read() | Derived():
+            place = {"": entity, "venue": entity.partition(":")[0]}.get(term.relation)
+            if place is None or _is_recorded(recording, term.kind, place, term.signal):
+                return
+            if isinstance(term, Derived):
+                yield from _unrecorded(recording, term.body, place)
+            else:
+                yield f"{term.signal} is not recorded for {place}"
+        case Elsewhere():
+            yield from _unrecorded(recording, term.body, term.entity)
+        case Over():
+            if term.own is not None:
+                yield from _unrecorded(recording, term.own, entity)
+        case _:
+            for child in children(term):
+                yield from _unrecorded(recording, child, entity)
+
+
+def _is_recorded(recording: Recording, kind: Kind, entity: str, signal: str) -> bool:
+    """True when some row of the entity holds a value of the signal."""
+    if entity not in recording.entities.get(kind, ()):
+        return False
+    table = recording.table(kind)
+    column = table.columns.get(signal)
+    return column is not None and bool(np.isfinite(column[table.entity == table.entity_ids.index(entity)]).any())
+
+
 def _write(times: list[int], values: list[float], truth: bool, out: Path | None) -> None:
+    if out is not None and out.suffix == ".parquet":
+        known = [None if math.isnan(v) else v for v in values]
+        frame = pl.DataFrame({"ts": pl.Series(times, dtype=pl.Int64), "value": pl.Series(known, dtype=pl.Float64)})
+        content = io.BytesIO()
+        frame.write_parquet(content)
+        _replace(out, content.getbuffer())
+        return
+    text = "".join(
+        ["ts,value\n", *(f"{t},{'' if v != v else int(v) if truth else _decimal(v)}\n" for t, v in zip(times, values, strict=True))]
+    )
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        _replace(out, text.encode())
+
+
+def _replace(out: Path, content: bytes | memoryview) -> None:
+    """Puts a file in place whole: a disk that fills up leaves the old one, or none. Raises UserError naming the file."""
+    if not out.parent.is_dir():
+        raise UserError(f"{out}: its folder does not exist")
+    partial = out.with_name(f".{out.name}.partial")
     try:
-        if out is not None and out.suffix == ".parquet":
-            known = [None if math.isnan(v) else v for v in values]
-            pl.DataFrame({"ts": pl.Series(times, dtype=pl.Int64), "value": pl.Series(known, dtype=pl.Float64)}).write_parquet(out)
-            return
-        text = "".join(
-            ["ts,value\n", *(f"{t},{'' if v != v else int(v) if truth else _decimal(v)}\n" for t, v in zip(times, values, strict=True))]
-        )
-        if out is None:
-            sys.stdout.write(text)
-        else:
-            out.write_text(text, encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{out}: its folder does not exist") from None
+        try:
+            partial.write_bytes(content)
+            os.replace(partial, out)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {(error.strerror or str(error)).lower()}") from error
 
 
 def _decimal(value: float) -> str:

@@ -72,8 +72,10 @@ def as_text(report: ImportReport) -> str:
         lines.append(f"  and {report.rejected - REJECTED_SHOWN:,} more (--format json lists the first 100)")
     if not report.kept:
         return "\n".join([*lines, "no row was kept, nothing was written"])
-    lines.append(f"{report.entities} entities of kind {report.kind.value}, {iso(report.since)} to {iso(report.until)}")
+    entities = f"{report.entities} {'entity' if report.entities == 1 else 'entities'}"
+    lines.append(f"{entities} of kind {report.kind.value}, {iso(report.since)} to {iso(report.until)}")
     recording = Recording.open(report.out)
+    counted = ((report.duplicates, "duplicate"), (report.gap_count, "gap"))
     for name, column in report.columns.items():
         shown = f"  {name}: {column.values:,} values"
         if column.least is not None and column.greatest is not None:
@@ -82,7 +84,8 @@ def as_text(report: ImportReport) -> str:
             shown += f", {column.missing:,} of them known to be missing"
         hold = recording.holds.get((report.kind, name))
         lines.append(shown + (f", held for {show_cadence(hold)}" if hold else ""))
-    lines.append(f"{report.duplicates:,} duplicates (the last value counts), {report.gap_count:,} gaps")
+    duplicates, gaps = (f"{count:,} {noun}{'' if count == 1 else 's'}" for count, noun in counted)
+    lines.append(f"{duplicates} (the last value counts), {gaps}")
     longest = sorted(report.gaps, key=lambda gap: gap.since - gap.until)[:GAPS_SHOWN]
     lines += [f"  {gap.entity}: nothing from {iso(gap.since)} to {iso(gap.until)} (about {gap.rows:,} of its rows)" for gap in longest]
     if report.gap_count > len(longest):

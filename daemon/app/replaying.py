@@ -30,6 +30,8 @@ from daemon.simulation.report import Report, outturn
 from daemon.units import NS, show, show_duration
 from daemon.world.entities import Kind, Venue
 
+MARKETS_SHOWN = 12  # of a venue, in an error
+
 
 def replay(
     recording: Path, *, runbooks: Sequence[Path] | Path, account: Path, json_format: bool, out: Path | None, limits: Path | None
@@ -43,6 +45,7 @@ def replay(
     spec = load_account(account)
     house = HouseLimits() if limits is None else _house(limits)
     course = _course(recording, spec, keep_series=out is not None)
+    _require_history(course, recording, account)
     loaded = time.perf_counter()
     engine = Engine(topology=course.topology, house=house, build=__version__, sources=course.sources)
     passage = Passage(course, engine=engine, runbooks=books)
@@ -99,6 +102,28 @@ def _course(folder: Path, spec: AccountSpec, *, keep_series: bool) -> Course:
     )  # fmt: skip
 
 
+def _require_history(course: Course, recording: Path, account: Path) -> None:
+    """Refuses positions at a venue that the recording has no row of: the report would be all zero."""
+    spec = course.spec
+    venues = sorted(course.topology.venues.keys() & {entity.partition(":")[0] for block in course.blocks for entity in block.entity_ids})
+    if spec.positions and spec.venue not in venues:
+        there = f"it has {', '.join(venues)}: write one of them" if venues else "it has no market at all; import some history first"
+        raise UserError(f"{account}: venue '{spec.venue}' has no row in the recording {recording}; {there}")
+
+
+def _unpriced(course: Course) -> Iterator[str]:
+    """What to know of markets that are held and never valued."""
+    spec = course.spec
+    recorded = {entity for block in course.blocks if block.kind is Kind.MARKET for entity in block.entity_ids}
+    lacking = [market.partition(":")[2] for market in course.unpriced()]
+    if lacking:
+        own = sorted(entity.partition(":")[2] for entity in recorded if entity.partition(":")[0] == spec.venue)
+        shown = ", ".join(own[:MARKETS_SHOWN]) + (", ..." if len(own) > MARKETS_SHOWN else "")
+        held = f"{', '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} held and never valued: the recording has no price of"
+        each = "it" if len(lacking) == 1 else "them"
+        yield f"{held} {each} ({', '.join(spec.valued_at)}); margin is UNKNOWN and profit 0; of {spec.venue} it has {shown}"
+
+
 def _house(path: Path) -> HouseLimits:
     try:
         document = compose(path.read_bytes(), str(path))
@@ -132,11 +157,10 @@ def _costs(spec: AccountSpec) -> str:
 
 
 def _notes(course: Course, limits: Path | None) -> Iterator[str]:
+    yield from _unpriced(course)
     for market, spacing in course.fills_at_edge().items():
         typical = show_duration(spacing / NS)
         yield f"fills of {market} use the price known when the order was sent: its prices are {typical} apart (median), more than a minute"
-    for market in course.unpriced():
-        yield f"{market} is held and the recording has no price of it: it is neither valued nor margined, and earns and loses nothing"
     for position in course.spec.positions:
         rules = course.spec.markets.get(position.market)
         if position.size and (rules is None or rules.maintenance_margin is None):

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping as MappingOf
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -122,9 +123,7 @@ def parse_mapping(content: str | bytes, path: str) -> Mapping:
     """The mapping in a text; raises RunbookError with every mistake in it."""
     document = compose(content, path)
     if document.problems:
-        if document.root is None and not document.text.strip():
-            raise RunbookError([document.diagnostic("E008", "the file is empty; a mapping starts with `kind: market`", 0, 1)])
-        raise RunbookError(document.problems)
+        raise RunbookError([_reworded(problem) for problem in document.problems])
     findings = Findings(document=document)
     mapping: Mapping | None = None
     if isinstance(document.root, MapNode):
@@ -135,6 +134,13 @@ def parse_mapping(content: str | bytes, path: str) -> Mapping:
     if findings.errors or mapping is None:
         raise RunbookError(sorted(findings.errors, key=lambda d: (d.line, d.column)))
     return mapping
+
+
+def _reworded(problem: Diagnostic) -> Diagnostic:
+    """The same complaint for a mapping's file: an empty one does not start with a runbook's schema."""
+    if problem.code != "E008":
+        return problem
+    return replace(problem, message=f"{problem.message.partition(';')[0]}; a mapping starts with `kind: market`")
 
 
 class _Reader:
@@ -169,9 +175,17 @@ class _Reader:
         )
 
     def _kind(self) -> Kind | None:
+        """The kind; where it is wrong or missing the one that was probably meant, so that the rest is checked all the same."""
         node = self.top.required("kind", "market")
         read = None if node is None else self.findings.choice(node, "kind", tuple(KINDS))
-        return None if read is None else KINDS[read]
+        if read is not None:
+            return KINDS[read]
+        near = difflib.get_close_matches(node.text, KINDS, 1) if isinstance(node, ScalarNode) else []
+        if near:
+            return KINDS[near[0]]
+        entity = self.top.get("entity")
+        written = {key.text for key, _ in entity.entries} if isinstance(entity, MapNode) else set()
+        return next((kind for kind, keys in KEYS.items() if set(keys) == written), None)
 
     def _section(self, node: YamlNode | None, where: str, example: str) -> Section | None:
         if node is None:

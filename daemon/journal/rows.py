@@ -212,12 +212,16 @@ def _signal(cells: pl.Series, column: SignalColumn, keys: pl.DataFrame) -> tuple
     given = pl.select(pl.when(~pl.lit(absent)).then(pl.lit(numbers))).to_series()
     converted, unknown_unit = _converted(given, column, keys)
     endless = converted.is_infinite().fill_null(False)
+    # A price of 0 stands for "none" in some exports: taken for one it would value a position at nothing.
+    worthless = (converted <= 0.0).fill_null(False) & (column.signal.unit == "price")
     noun = "true or false" if column.signal.unit == "bool" else "number"
     wrong = pl.select(
         pl.when(pl.lit(unread))
         .then(pl.format(f"column {column.column}: {{}} is no {noun}", pl.lit(_quoted(cells))))
         .when(pl.lit(endless))
         .then(pl.lit(f"column {column.column}: infinite"))
+        .when(pl.lit(worthless))
+        .then(pl.format(f"column {column.column}: {{}} is no price: prices are above 0", pl.lit(_quoted(cells))))
         .alias(_REASON)
     ).to_series()
     return converted.alias(name), [wrong, unknown_unit]

@@ -155,7 +155,7 @@ class _Open:
     start: int
     anchor: str | None
     children: list[YamlNode]
-    keys: dict[str, int]
+    flow: bool
     expanded: int = 1
     height: int = 1
 
@@ -222,16 +222,45 @@ class _Composer:
             raise self.refuse("E003", f"nested deeper than {DEPTH_MAX} levels; write it flatter", start)
         if event.anchor:
             self.unfinished.add(event.anchor)
-        self.stack.append(_Open(isinstance(event, MappingStartEvent), start, event.anchor, [], {}))
+        self.stack.append(_Open(isinstance(event, MappingStartEvent), start, event.anchor, [], bool(event.flow_style)))
 
     def close(self, end: int) -> None:
         done = self.stack.pop()
         node: YamlNode
         if done.mapping:
-            node = MapNode(self._entries(done.children), done.start, end)
+            children = self._mended(done.children) if done.flow else done.children
+            node = MapNode(self._entries(children), done.start, end)
         else:
             node = ListNode(tuple(done.children), done.start, end)
         self._place(node, done.expanded, done.height, done.anchor)
+
+    def _mended(self, children: list[YamlNode]) -> list[YamlNode]:
+        """The keys and values of a flow mapping with expressions whole again that a comma of theirs has cut, and complained about.
+
+        `{when: max(a, b) > 1, for: 1h}` reads as when: `max(a`, a key `b) > 1` without a value, and for: 1h.
+        """
+        mended: list[YamlNode] = []
+        at = 0
+        while at < len(children):
+            key, value = children[at], children[at + 1]
+            at += 2
+            after = at
+            if isinstance(value, ScalarNode) and not value.style:
+                opened = _unclosed(value.text)
+                while opened > 0 and after < len(children) and _bare(children[after], children[after + 1]):
+                    piece = children[after]
+                    assert isinstance(piece, ScalarNode), "_bare says so"
+                    opened += _unclosed(piece.text)
+                    after += 2
+                if after > at and opened == 0:
+                    end = children[after - 2].end
+                    text = " ".join(self.document.text[value.start : end].split())
+                    value = ScalarNode(text, "", value.start, end)
+                    message = "quote the expression: in {...} a comma ends a value"
+                    self.document.problems.append(self.document.diagnostic("E004", message, value.start, end))
+                    at = after
+            mended += (key, value)
+        return mended
 
     def _entries(self, children: list[YamlNode]) -> tuple[tuple[ScalarNode, YamlNode], ...]:
         entries: list[tuple[ScalarNode, YamlNode]] = []
@@ -278,6 +307,16 @@ class _Composer:
                         raise self.refuse("E004", f"the file says YAML {found}; runbooks are YAML 1.2, remove the directive", 0)
                 case _:
                     pass
+
+
+def _unclosed(text: str) -> int:
+    """Parentheses opened less those closed."""
+    return text.count("(") - text.count(")")
+
+
+def _bare(key: YamlNode, value: YamlNode) -> bool:
+    """True for an entry of a flow mapping that is a plain word without a value."""
+    return isinstance(key, ScalarNode) and not key.style and isinstance(value, ScalarNode) and value.empty
 
 
 def _tag_free_start(text: str, at: int) -> int:

@@ -11,6 +11,7 @@ It never looks ahead: the driver feeds each batch (`observe`, then `settle`), an
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -137,6 +138,13 @@ class _Holding:
     maintenance: float
     price: float = NAN
     dirty: bool = True
+    changed_at: list[int] = field(default_factory=list)  # when it was resized, ascending
+    units_before: list[float] = field(default_factory=list)  # and what it held before each
+
+    def units_at(self, boundary: int) -> float:
+        """Base units held as the boundary came, whatever was sold at it or since."""
+        index = bisect_left(self.changed_at, boundary)
+        return self.units_before[index] if index < len(self.units_before) else self.units
 
 
 def marks(
@@ -263,12 +271,14 @@ class SimulatedAccount:
     def _pay_funding(self, valued: bool) -> None:
         for holding in self._held:
             for due in holding.mark.dues:
-                if not holding.units:
+                # A settlement comes after its boundary, one that never comes is noticed much later: what counts is what was held then.
+                units = holding.units_at(due.boundary)
+                if not units:
                     continue
                 if due.rate is None or not valued:
                     self.totals.funding_unknown_hours += due.hours
                     continue
-                received = -holding.units * holding.price * due.rate * due.hours
+                received = -units * holding.price * due.rate * due.hours
                 self._changed()
                 self.collateral += received
                 self.totals.funding_usd += received
@@ -351,13 +361,18 @@ class SimulatedAccount:
         self.totals.liquidation_usd += cost
         self.totals.liquidations += 1
         self.liquidated.append(Liquidated(at=at, market=holding.mark.market, size=units, price=price, cost_usd=cost))
-        self._resize(holding, Decimal(0))
+        self._resize(holding, Decimal(0), at)
 
     def _changed(self) -> None:
         """Called when what the account owns has changed: whatever was worked out ahead no longer holds."""
 
-    def _resize(self, holding: _Holding, size: Decimal) -> None:
+    def _resize(self, holding: _Holding, size: Decimal, at: int) -> None:
         self._changed()
+        holding.changed_at.append(at)
+        holding.units_before.append(holding.units)
+        self._put(holding, size)
+
+    def _put(self, holding: _Holding, size: Decimal) -> None:
         holding.size = size
         holding.units = float(size)
         holding.dirty = True
@@ -374,7 +389,8 @@ class SimulatedAccount:
         """Sets a size that somebody else changed; the profit of that change is not ours to know."""
         holding = self._holdings.get(market)
         if holding is not None and holding.size != size:
-            self._resize(holding, size)
+            self._changed()
+            self._put(holding, size)
 
     def put_collateral(self, amount: float) -> None:
         """Sets the collateral that somebody else changed, USD."""
@@ -417,7 +433,7 @@ class SimulatedAccount:
         self.totals.turnover_usd += abs(units) * price
         if value == value:
             self.totals.slippage_usd += units * (value - price)
-        self._resize(holding, holding.size - size if selling else holding.size + size)
+        self._resize(holding, holding.size - size if selling else holding.size + size, at)
         self._close()
         return Outcome(
             status="done", filled_size=size, fill_price=Decimal(repr(price)), amount=Decimal(repr(abs(units) * price)),

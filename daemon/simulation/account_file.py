@@ -16,7 +16,7 @@ from daemon.errors import Diagnostic, RunbookError, UserError
 from daemon.runbook.document import Document, compose
 from daemon.runbook.nodes import ListNode, MapNode, ScalarNode, YamlNode
 from daemon.simulation.account import AccountSpec, MarketRules, OpeningPosition
-from daemon.units import parse_duration, parse_quantity
+from daemon.units import parse_duration, parse_quantity, show
 from daemon.world.entities import Route
 
 MODELS = ("dydx-v4",)
@@ -190,10 +190,12 @@ class _Reader:
         for key, value in self.mapping(node, "markets"):
             where = f"markets.{key.text}"
             parts = {name.text: part for name, part in self.mapping(value, where, ("initial_margin", "maintenance_margin", "step_size"))}
-            initial = self._scalar(parts.get("initial_margin"), f"{where}.initial_margin", ratio, None)
-            maintenance = self._scalar(parts.get("maintenance_margin"), f"{where}.maintenance_margin", ratio, None)
+            initial = self._scalar(parts.get("initial_margin"), f"{where}.initial_margin", margin, None)
+            maintenance = self._scalar(parts.get("maintenance_margin"), f"{where}.maintenance_margin", margin, None)
             if initial is not None and maintenance is not None and maintenance > initial:
-                self.complain(value, where, "maintenance_margin is above initial_margin; a position is closed before it could be opened")
+                why = "a position would be closed before it could be opened"
+                write = f"write a maintenance_margin of at most {show(initial, 'ratio')}"
+                self.complain(parts["maintenance_margin"], where, f"maintenance_margin is above initial_margin: {why}; {write}")
             step = self._scalar(parts.get("step_size"), f"{where}.step_size", base, None)
             markets[key.text] = MarketRules(initial_margin=initial, maintenance_margin=maintenance, step=step or None)
         return markets
@@ -228,13 +230,13 @@ class _Reader:
                 destination=self._text(parts["to"], f"{where}.to"),
                 eta_ns=self._scalar(parts["eta"], f"{where}.eta", duration, 0),
                 eta_p95_ns=self._scalar(parts.get("eta_p95"), f"{where}.eta_p95", duration, None),
-                fee=self._scalar(parts.get("fee"), f"{where}.fee", ratio, 0.0),
+                fee=self._scalar(parts.get("fee"), f"{where}.fee", share, 0.0),
                 capacity_usd=self._scalar(parts.get("capacity"), f"{where}.capacity", usd, math.inf),
             )
 
     def _cost(self, node: YamlNode | None, where: str, key: str) -> float:
         for name, value in self.mapping(node, where, (key,)):
-            return self._scalar(value, f"{where}.{name.text}", ratio, 0.0)
+            return self._scalar(value, f"{where}.{name.text}", share, 0.0)
         return 0.0
 
     def _labels(self, node: YamlNode | None) -> dict[str, dict[str, str]]:
@@ -274,6 +276,23 @@ def ratio(text: str) -> float:
     if text.strip() in ("0", "0.0"):
         return 0.0
     return _number(text, ("ratio",), "for example 5% or 5bps")
+
+
+def share(text: str) -> float:
+    """A fraction of what changes hands, 0 to 50%: a cost above that is a slip of the unit. Raises ValueError."""
+    return _at_most(text, 0.5)
+
+
+def margin(text: str) -> float:
+    """A margin fraction, 0 to 100%; raises ValueError."""
+    return _at_most(text, 1.0)
+
+
+def _at_most(text: str, most: float) -> float:
+    value = ratio(text)
+    if value > most:
+        raise ValueError(f"found {text!r}, above {most:.0%}; write for example 5bps or 5%")
+    return value
 
 
 def price(text: str) -> float:

@@ -310,6 +310,8 @@ class _Case:
                 self._turn(item, offset)
             if offset >= self.down_until:
                 self.rehearsal.wake(START + offset)
+                if self.coverage is not None and self._state().unknown:
+                    self.coverage.saw_unknown()
             for expectation in (item for item in items if isinstance(item, Expectation)):
                 self._compare(expectation)
         return tuple(self.failures)

@@ -12,7 +12,6 @@ from daemon.engine.records import (
     ActionDenied,
     ActionWould,
     ApprovalAnswered,
-    KnowledgeChanged,
     LimitClipped,
     Record,
     RunFinished,
@@ -56,8 +55,6 @@ class Coverage:
                 self._reach("the trigger never fired")
             case TriggerChanged(runbook=self.runbook.id):
                 self._reach("no episode ever cleared")
-            case KnowledgeChanged(runbook=self.runbook.id) if record.unknown:
-                self._reach("the trigger's readings were never missing")
             case RunStarted(runbook=self.runbook.id):
                 self._runs.add(record.run_id)
             case RunRefused(runbook=self.runbook.id):
@@ -82,6 +79,10 @@ class Coverage:
                 self._excuse(record.reason)
             case _:
                 pass
+
+    def saw_unknown(self) -> None:
+        """Notes that the instance under test lacked a reading of its trigger at some sample."""
+        self._reach("the trigger's readings were never missing")
 
     def _finish(self, record: StepFinished) -> None:
         self._excuse(record.reason)

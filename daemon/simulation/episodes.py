@@ -37,6 +37,7 @@ class _Running:
     cleared_at: int | None = None
     statuses: dict[str, str] = field(default_factory=dict)  # run id -> status
     reasons: dict[str, str] = field(default_factory=dict)  # run id -> why it ended so
+    clearing: dict[str, str] = field(default_factory=dict)  # run id -> status of on_clear
     actions: list[_Sent | EpisodeAction] = field(default_factory=list)
 
 
@@ -64,16 +65,17 @@ class EpisodeLog:
                     episode.cleared_at = record.at
             case RunStarted():
                 self._runs[record.run_id] = record.episode
-                if not record.on_clear and record.episode in self._episodes:
-                    self._episodes[record.episode].statuses[record.run_id] = "running"
+                if record.episode in self._episodes:
+                    started = self._episodes[record.episode]
+                    (started.clearing if record.on_clear else started.statuses)[record.run_id] = "running"
             case RunRefused():
                 if record.episode in self._episodes:
                     self._episodes[record.episode].statuses[record.run_id] = record.status
                     self._episodes[record.episode].reasons[record.run_id] = record.reason
             case RunFinished():
                 episode = self._of(record.run_id)
-                if episode is not None and record.run_id in episode.statuses:
-                    episode.statuses[record.run_id] = record.status
+                if episode is not None:
+                    (episode.clearing if record.run_id in episode.clearing else episode.statuses)[record.run_id] = record.status
                     episode.reasons[record.run_id] = record.reason
             case ActionRequested():
                 self._request(record)
@@ -110,6 +112,7 @@ class EpisodeLog:
                 runbook=episode.runbook, entity=episode.entity, subject=self._subject(episode), pending_at=episode.pending_at,
                 fired_at=episode.fired_at, cleared_at=episode.cleared_at, run_statuses=tuple(episode.statuses.values()),
                 run_reasons=tuple(episode.reasons.get(run_id, "") for run_id in episode.statuses),
+                clear_runs=tuple((status, episode.reasons.get(run_id, "")) for run_id, status in episode.clearing.items()),
                 actions=tuple(_finished(action) for action in episode.actions),
             )
             for episode in self._episodes.values()

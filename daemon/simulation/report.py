@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
@@ -45,6 +45,7 @@ class Episode:
     cleared_at: int | None
     run_statuses: tuple[str, ...] = ()
     run_reasons: tuple[str, ...] = ()  # why each ended so; empty where it went well
+    clear_runs: tuple[tuple[str, str], ...] = ()  # (status, reason) of its on_clear; neither run_status nor a count of runs sees these
     actions: tuple[EpisodeAction, ...] = ()
 
     @property
@@ -53,6 +54,16 @@ class Episode:
         tried = [status for status in self.run_statuses if status not in ("skipped", "blocked")]
         ended = tried or self.run_statuses
         return ended[-1] if ended else None
+
+    def _runs(self) -> Iterator[tuple[str, str]]:
+        return zip_longest(self.run_statuses, self.run_reasons, fillvalue="")
+
+    def run_lines(self) -> Iterator[str]:
+        """One line a run, for people."""
+        for number, (status, reason) in enumerate(self._runs(), 1):
+            yield f"run {number} {status}{': ' if reason else ''}{reason}"
+        for status, reason in self.clear_runs:
+            yield f"clear run {status}{': ' if reason else ''}{reason}"
 
     def as_json(self) -> Json:
         """The episode as `reefd replay` prints it."""
@@ -64,7 +75,8 @@ class Episode:
             "cleared_at": None if self.cleared_at is None else iso(self.cleared_at),
             "run_status": self.run_status,
             "runs": [
-                {"status": status, "reason": reason} for status, reason in zip_longest(self.run_statuses, self.run_reasons, fillvalue="")
+                *({"status": status, "reason": reason, "on_clear": False} for status, reason in self._runs()),
+                *({"status": status, "reason": reason, "on_clear": True} for status, reason in self.clear_runs),
             ],
             "actions": [
                 {"action": a.action, "outcome": a.outcome, "size": a.size, "notional_usd": a.notional_usd, "price": a.price,
@@ -291,8 +303,7 @@ class Report:
             ended = "still open" if episode.cleared_at is None else f"cleared {iso(episode.cleared_at)}"
             lasted = "" if episode.cleared_at is None else f" after {show_duration((episode.cleared_at - episode.fired_at) / 1e9)}"
             lines.append(f"  {episode.runbook} on {episode.entity}: fired {iso(episode.fired_at)}, {ended}{lasted}")
-            for number, (status, reason) in enumerate(zip_longest(episode.run_statuses, episode.run_reasons, fillvalue=""), 1):
-                lines.append(f"    run {number} {status}{': ' if reason else ''}{reason}")
+            lines.extend(f"    {line}" for line in episode.run_lines())
             lines.extend(f"    {_action_text(action)}" for action in episode.actions)
         return lines
 
