@@ -470,6 +470,38 @@ async def test_history_is_the_same_whatever_the_size_of_a_page(monkeypatch: pyte
     assert await feed_of(PagedIndexer(100)).history() == whole
 
 
+async def test_history_of_a_market_that_fails_does_not_spoil_the_others_and_is_asked_for_again() -> None:
+    indexer = PagedIndexer(1000)
+    feed = feed_of(indexer, ("NOPE-USD", "HYPE-USD"))
+    rows = await feed.history()
+    assert {row.entity for row in rows} == {"dydx:HYPE-USD"}
+    assert len(rows) == 8 * 24 + 25 * 60 - 1
+    asked = indexer.times("/historicalFunding/HYPE-USD")
+    with pytest.raises(EdgeError, match="NOPE-USD"):
+        await feed.history()
+    indexer.answers["/historicalFunding/NOPE-USD"] = indexer.funding
+    indexer.answers["/candles/perpetualMarkets/NOPE-USD"] = indexer.candles
+    assert {row.entity for row in await feed.history()} == {"dydx:NOPE-USD"}
+    assert await feed.history() == []
+    assert indexer.times("/historicalFunding/HYPE-USD") == asked
+
+
+async def test_live_readings_that_would_shut_out_a_lacking_past_are_held_back_for_a_minute_at_most() -> None:
+    indexer, clock = PagedIndexer(1000), SteppedClock()
+    last = {"historicalFunding": [settlement(BLOCK, "0.0002")]}
+    indexer.answers["/historicalFunding/HYPE-USD"] = {"historicalFunding": "broken"}
+    feed = feed_of(indexer, clock=clock)
+    with pytest.raises(EdgeError):
+        await feed.history()
+    indexer.answers["/historicalFunding/HYPE-USD"] = last
+    indexer.answers["/candles/perpetualMarkets/HYPE-USD"] = {"candles": [candle(NOW - 2 * MINUTE_NS, "33")]}
+    assert await feed.fetch_funding("HYPE-USD") == []
+    assert await feed.fetch_candles("HYPE-USD") == []
+    clock.at += MINUTE_NS
+    assert len(await feed.fetch_funding("HYPE-USD")) == 1
+    assert len(await feed.fetch_candles("HYPE-USD")) == 1
+
+
 @pytest.mark.skipif(not RECORDED.is_dir(), reason="the recorded indexer replies are not here")
 async def test_recorded_indexer_replies_become_rows() -> None:
     def recorded(name: str) -> Any:

@@ -322,6 +322,17 @@ def test_the_survivable_move_is_the_common_move_at_which_margin_equals_equity() 
     assert move > 0
 
 
+def test_buffer_coverage_counts_the_chains_that_tell_of_a_buffer_and_is_unknown_when_one_of_them_is_silent() -> None:
+    desk = Desk(topology=ACCOUNT)
+    book(desk, 0)
+    desk.see(1, kind=Kind.CHAIN, entity="dydx-chain", block_age=1.0)
+    desk.see(1, kind=Kind.CHAIN, entity="ethereum", buffer_balance=84_480.0)
+    at = START + NS
+    assert desk.hot.read(Kind.PORTFOLIO, "portfolio", "buffer_coverage", at).value == pytest.approx(10.0)
+    desk.see(2, kind=Kind.CHAIN, entity="ethereum", buffer_balance=float("nan"))
+    assert not desk.hot.read(Kind.PORTFOLIO, "portfolio", "buffer_coverage", at + NS).known
+
+
 def test_margin_is_unknown_while_one_position_has_no_price_and_zero_without_positions() -> None:
     desk = Desk(topology=ACCOUNT)
     book(desk, 0)

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import pytest_asyncio
 from service_processes import RUNBOOK, Venue, ended, free_port, lay_out, spawn, tail, until
@@ -93,6 +94,10 @@ async def test_daemon_keeps_the_old_runbooks_when_a_reload_is_bad_and_takes_a_go
     code, page = await daemon.status()
     assert code == 1
     assert any("max_slipage" in problem and "grinder.yaml:" in problem for problem in page["degraded"])
+    file.write_text(RUNBOOK.replace("abs(size) > 0", "mark_price > 0"), encoding="utf-8")  # right, but this venue has no such price
+    process.send_signal(signal.SIGHUP)
+    await daemon.wait_for('"runbooks.kept"', 2)
+    assert "E044" in tail(daemon.log)
     file.write_text(RUNBOOK.replace("0.2%", "0.1%"), encoding="utf-8")
     process.send_signal(signal.SIGHUP)
     await daemon.wait_for('"runbooks.reloaded"')
@@ -109,7 +114,7 @@ async def test_daemon_keeps_the_old_runbooks_when_a_reload_is_bad_and_takes_a_go
     # The next start finds broken files: the set that was in force goes on, and says so.
     file.write_text("runbook: [", encoding="utf-8")
     process = await daemon.start()
-    await daemon.wait_for('"runbooks.kept"', 2)
+    await daemon.wait_for('"runbooks.kept"', 3)
     finished = daemon.said('"action.finished"')
     await daemon.wait_for('"action.finished"', finished + 1)
     assert await ended(process) == 0
@@ -204,6 +209,37 @@ async def test_daemon_without_its_venue_keeps_running_and_says_that_it_is_blind(
     assert "Traceback" not in tail(daemon.log)
 
 
+async def test_halted_venue_degrades_the_status_and_names_the_instances_that_it_blinds(daemon: Running) -> None:
+    lay_out(daemon.folder, daemon.venue.port)
+    await daemon.venue.start(daemon.folder / "scenario.yaml", 100.0, daemon.folder / "sim.log")
+    await daemon.start()
+    await daemon.wait_for('"action.finished"')
+    async with httpx.AsyncClient(trust_env=False, timeout=5.0) as client:
+        (await client.post(f"{daemon.venue.url}/sim/shocks", json={"kind": "venue_halt", "for": "20m"})).raise_for_status()
+    await daemon.wait_for('"venue.blind"')
+    await asyncio.sleep(0.5)
+    code, page = await daemon.status()
+    assert code == 1
+    assert any("dydx: its last block is" in problem and "UNKNOWN" in problem for problem in page["degraded"])
+    assert "1 instance cannot be judged: grinder on dydx:BTC-USD lacks size" in page["degraded"]
+    # The slowest decision of all was to compile the runbooks, pages ago.
+    assert page["loop"]["step_ms_max"] > 1.0
+    await daemon.wait_for('"venue.seen"')
+    assert daemon.said('"venue.blind"') == 1
+
+
+async def test_daemon_whose_simulated_venue_is_started_anew_says_that_it_must_be_restarted(daemon: Running) -> None:
+    await begin(daemon)
+    await daemon.wait_for('"action.finished"')
+    await daemon.venue.stop()
+    await daemon.venue.start(daemon.folder / "scenario.yaml", SPEED, daemon.folder / "sim.log")
+    await daemon.wait_for('"clock.apart"')
+    await asyncio.sleep(0.5)
+    code, page = await daemon.status()
+    assert code == 1
+    assert any("the simulated venue was started anew: its clock says" in problem for problem in page["degraded"])
+
+
 async def test_daemon_that_shares_a_clock_nobody_tells_ends_with_code_two_and_one_message(daemon: Running) -> None:
     process = await daemon.start()
     assert await asyncio.wait_for(process.wait(), 30) == 2
@@ -212,12 +248,13 @@ async def test_daemon_that_shares_a_clock_nobody_tells_ends_with_code_two_and_on
     assert "Traceback" not in said
 
 
-async def test_first_start_with_broken_runbooks_ends_with_code_one_and_every_mistake(daemon: Running) -> None:
-    lay_out(daemon.folder, daemon.venue.port, clock="wall", runbook=RUNBOOK.replace("owner: tests", "ownr: tests"))
+@pytest.mark.parametrize(("right", "wrong"), [("owner: tests", "ownr: tests"), ("abs(size) > 0", "mark_price > 0")])
+async def test_first_start_with_broken_runbooks_ends_with_code_one_and_every_mistake(daemon: Running, right: str, wrong: str) -> None:
+    lay_out(daemon.folder, daemon.venue.port, clock="wall", runbook=RUNBOOK.replace(right, wrong))
     process = await daemon.start()
     assert await asyncio.wait_for(process.wait(), 30) == 1
     said = tail(daemon.log)
-    assert "ownr" in said
+    assert wrong.split()[0].rstrip(":") in said
     assert "Traceback" not in said
 
 

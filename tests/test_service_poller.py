@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from service_world import START_S, drained, rows, run_virtual, virtual_clock
 
 from daemon.edges.protocol import Poll
-from daemon.engine.events import FeedFailed, Observed, Row
+from daemon.engine.events import Event, FeedFailed, Observed, Row
 from daemon.errors import EdgeError
 from daemon.service.inbox import Inbox
-from daemon.service.poller import Poller, fill_history, next_slot
+from daemon.service.poller import FeedHealth, Poller, fill_history, next_slot, retry_history
 from daemon.units import NS
 from daemon.world.entities import Kind
 
@@ -78,46 +78,81 @@ def test_poller_leaves_a_source_alone_for_as_long_as_it_asks() -> None:
 
 
 class Past:
-    """A feed whose past fails a few times."""
+    """A feed whose past comes in parts; each call takes the next of `parts`, a failure or rows, and when none is left there is no more."""
 
     name = "past"
     polls: tuple[Poll, ...] = ()
     provides: Mapping[Kind, frozenset[str]] = {}
 
-    def __init__(self, *failures: Exception) -> None:
-        self.failures = list(failures)
+    def __init__(self, *parts: Exception | list[Row]) -> None:
+        self.parts = list(parts)
         self.asked: list[float] = []
 
     async def history(self) -> list[Row]:
-        self.asked.append(asyncio.get_running_loop().time() - START_S)
-        if self.failures:
-            raise self.failures.pop(0)
-        return list(rows("m"))
+        self.asked.append(round(asyncio.get_running_loop().time() - START_S, 6))
+        part = self.parts.pop(0) if self.parts else []
+        if isinstance(part, Exception):
+            raise part
+        return part
 
     async def close(self) -> None:
         return None
 
 
+DOWN = EdgeError("down", edge="past", reason="unreachable", retryable=True)
+WRONG = EdgeError("HTTP 404", edge="past", reason="http_404", retryable=False)
+PART = list(rows("m"))
+
+
+def filled(feed: Past, *, retry: bool = False) -> tuple[bool, list[Event], FeedHealth]:
+    inbox, health = Inbox(), FeedHealth(source="past.history", every_ns=NS)
+
+    async def main() -> bool:
+        fill = retry_history if retry else fill_history
+        return await fill(feed, inbox=inbox, clock=virtual_clock(), health=health)
+
+    return run_virtual(main()), drained(inbox), health
+
+
 def test_history_is_asked_for_until_the_source_answers_before_anything_live_is_polled() -> None:
-    down = EdgeError("down", edge="past", reason="unreachable", retryable=True)
-    feed, inbox = Past(down, down, down), Inbox()
-
-    async def main() -> None:
-        await fill_history(feed, inbox=inbox, clock=virtual_clock(), healths=())
-
-    run_virtual(main())
-    assert feed.asked == [0.0, 1.0, 3.0, 7.0]
-    events = drained(inbox)
+    feed = Past(DOWN, DOWN, DOWN, PART)
+    whole, events, health = filled(feed)
+    assert whole
+    assert feed.asked == [0.0, 1.0, 3.0, 7.0, 7.0]
     assert [type(event) for event in events] == [FeedFailed] * 3 + [Observed]
     assert isinstance(events[-1], Observed)
-    assert events[-1].history
+    assert (events[-1].history, events[-1].source) == (True, "past")
+    assert (health.failures, health.reason) == (3, "down")
 
 
 def test_history_that_the_source_refuses_leaves_windows_cold_instead_of_the_feed_dark() -> None:
-    feed, inbox = Past(EdgeError("HTTP 404", edge="past", reason="http_404", retryable=False)), Inbox()
+    whole, events, _ = filled(Past(WRONG))
+    assert not whole
+    assert [type(event) for event in events] == [FeedFailed]
 
-    async def main() -> None:
-        await fill_history(feed, inbox=inbox, clock=virtual_clock(), healths=())
 
-    run_virtual(main())
-    assert [type(event) for event in drained(inbox)] == [FeedFailed]
+@pytest.mark.parametrize("failure", [WRONG, DOWN])
+def test_history_that_came_in_part_is_used_and_not_taken_for_the_whole(failure: EdgeError) -> None:
+    whole, events, _ = filled(Past(PART, failure))
+    assert not whole
+    [failed, observed] = events
+    assert isinstance(failed, FeedFailed)
+    assert isinstance(observed, Observed)
+    # Under the feed's own name the next start would take it for the whole past and never ask again.
+    assert (observed.history, observed.source, observed.rows) == (True, "past.history", tuple(PART))
+
+
+def test_lacking_history_is_asked_for_a_few_times_beside_the_polls() -> None:
+    feed = Past(WRONG, PART)
+    whole, events, _ = filled(feed, retry=True)
+    assert whole
+    assert feed.asked == [1.0, 3.0, 7.0]
+    assert [type(event) for event in events] == [FeedFailed, Observed]
+
+
+def test_history_that_never_comes_is_given_up_after_half_a_minute() -> None:
+    feed = Past(*[WRONG] * 9)
+    whole, events, health = filled(feed, retry=True)
+    assert not whole
+    assert feed.asked == [1.0, 3.0, 7.0, 15.0, 31.0]
+    assert len(events) == health.failures == 5

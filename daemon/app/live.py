@@ -12,7 +12,8 @@ import asyncio
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -31,22 +32,27 @@ from daemon.engine.codec import encode_as
 from daemon.engine.engine import Engine, Transition
 from daemon.engine.events import Event, OperatorCommand, RunbooksLoaded
 from daemon.engine.limits import HouseLimits, parse_house_limits
+from daemon.engine.state import Closure
 from daemon.errors import EdgeError, RunbookError, SettingsError, UserError
 from daemon.journal.entry import Delivery, JournalError
 from daemon.journal.store import Journal
 from daemon.runbook.load import Loaded, load_documents, load_paths
 from daemon.runbook.model import Runbook
+from daemon.runbook.provided import unprovided
+from daemon.service.agreement import ClockWatch, Told
 from daemon.service.clock import AcceleratedClock, Clock, WallClock
 from daemon.service.dispatcher import Dispatcher
 from daemon.service.inbox import Inbox
 from daemon.service.lanes import Lanes, wall
 from daemon.service.logging import configure, log
 from daemon.service.loop import Loop, Mail
-from daemon.service.poller import FeedHealth, Poller, fill_history
+from daemon.service.poller import HISTORY_PAUSE_MAX_NS, FeedHealth, Poller, fill_history, retry_history
 from daemon.service.recover import HALT_FLAG, Recovered, Standing, describe_topology, recover
 from daemon.service.scheduler import HOUSE_TIMERS, Scheduler
+from daemon.service.sight import Sight
 from daemon.settings import Settings, load_settings
 from daemon.units import MINUTE_NS, NS, iso
+from daemon.world.entities import Topology
 
 CANDLE_REQUESTS_PER_10S = 950  # the indexer allows 1000 from one address, apart from all other requests
 JOURNAL_FAILED = 3  # exit code: the journal cannot commit
@@ -144,13 +150,62 @@ async def read_clock(settings: Settings) -> Clock:
     finally:
         await source.close()
     try:
-        assert isinstance(answer, dict)
-        speed, now_ns = float(answer["speed"]), int(answer["now_ns"])
-        assert speed > 0
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        speed, told = read_simulated(answer)
+    except ValueError as error:
         message = f"{address}/sim/clock does not tell speed and now_ns: this is no simulated venue; write clock: {{follow: wall}}"
         raise UserError(message) from error
-    return AcceleratedClock(speed=speed, now_ns=now_ns)
+    return AcceleratedClock(speed=speed, now_ns=told.now)
+
+
+def read_simulated(answer: object) -> tuple[float, Told]:
+    """Speed and time of a `/sim/clock` answer. Raises ValueError when it is none."""
+    try:
+        assert isinstance(answer, dict)
+        speed = float(answer["speed"])
+        assert speed > 0
+        return speed, Told(now=int(answer["now_ns"]), started=int(answer.get("started_ns", 0)))
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        raise ValueError("no answer of a simulated venue's clock") from error
+
+
+def watch_clocks(settings: Settings, clock: Clock, edges: Edges) -> None:
+    """Add a watch of the one clock that is followed, or of each venue's against the wall's."""
+    if settings.clock.follow == "venue":
+        name = settings.clock.venue or next(iter(settings.venues))
+        source = HttpSource(name=f"{name}.clock", url=settings.venues[name].order_api(), timeout_s=settings.lateness.request / NS)
+
+        async def ask_simulated() -> Told:
+            try:
+                return read_simulated(await source.get("/sim/clock"))[1]
+            except ValueError as error:
+                raise EdgeError(str(error), edge=name, reason="wrong_shape", retryable=False) from error
+
+        edges.watches.append(ClockWatch(venue=name, clock=clock, ask=ask_simulated, simulated=True))
+        edges.closers.append(source.close)
+        return
+    for feed in edges.feeds:
+        if isinstance(feed, DydxFeed):
+            edges.watches.append(ClockWatch(venue=feed.name, clock=clock, ask=partial(_ask_venue, feed), simulated=False))
+
+
+async def _ask_venue(feed: DydxFeed) -> Told:
+    return Told(now=await feed.time())
+
+
+def load_set(path: Path, topology: Topology) -> Loaded:
+    """The runbooks of a file or folder; what no venue of the topology provides is an error like any other."""
+    loaded = load_paths([path])
+    lacking = unprovided(loaded.runbooks, topology)
+    return replace(loaded, errors=tuple(sorted([*loaded.errors, *lacking], key=lambda d: (d.file, d.line, d.column, d.code))))
+
+
+def describe_gates(gates: Mapping[str, Sequence[Closure]]) -> list[dict[str, str]]:
+    """Every closing of a gate that stands: `what` is closed, by whom, since when and why."""
+    return [
+        {"what": key.partition("/")[2] or "everything", "by": closure.by, "since": iso(closure.at), "reason": closure.reason}
+        for key, closures in sorted(gates.items())
+        for closure in closures
+    ]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -159,6 +214,7 @@ class Edges:
 
     feeds: list[Feed] = field(default_factory=list)
     hands: list[VenueEdge] = field(default_factory=list)
+    watches: list[ClockWatch] = field(default_factory=list)
     closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
 
     async def close(self) -> None:
@@ -197,6 +253,7 @@ def connect(settings: Settings, clock: Clock, sender: WebhookSender) -> Edges:
         edges.closers.append(source.close)
     edges.hands.append(WebhookExecutor(sender, wall=wall, at=clock.now))
     edges.closers.append(sender.close)
+    watch_clocks(settings, clock, edges)
     return edges
 
 
@@ -223,6 +280,8 @@ class Daemon:
         self._scheduler = Scheduler(timers=HOUSE_TIMERS, inbox=self._inbox, clock=clock)
         self._healths: list[FeedHealth] = []
         self._standing = Standing()
+        self._sight = Sight()
+        self._judged: set[tuple[str, str]] = set()  # instances whose triggers were known since the start
         self._flag_asked: bool | None = None  # what the halt flag last made us ask of the engine
         self._reload_error = ""
         self._reloading: asyncio.Task[None] | None = None
@@ -250,7 +309,7 @@ class Daemon:
         recovered = recover(self._engine, self._journal, self.read_set)
         self._standing = recovered.standing
         self._check_clock(recovered)
-        runbooks = self._set_at_start(await asyncio.to_thread(load_paths, [self._settings.runbooks]))
+        runbooks = self._set_at_start(await asyncio.to_thread(load_set, self._settings.runbooks, self._topology))
         loop = self._loop = Loop(
             engine=self._engine,
             journal=self._journal,
@@ -285,7 +344,8 @@ class Daemon:
             self._dispatcher.resume(action)
         self._scheduler.start(self._engine.cold.timers)
         self._listen()
-        background = [asyncio.create_task(self._watch(feed), name=feed.name) for feed in self._edges.feeds]
+        background = [asyncio.create_task(self._watch(feed), name=feed.name) for feed in self._edges.feeds if feed.polls]
+        background += [asyncio.create_task(watch.run(), name="clock watch") for watch in self._edges.watches]
         if not self._dry_run:
             background.append(asyncio.create_task(self._lanes.run(), name="lanes"))
         turning = asyncio.create_task(loop.run(), name="loop")
@@ -334,12 +394,25 @@ class Daemon:
     async def _watch(self, feed: Feed) -> None:
         """One feed: its past, if the journal has none of it yet, then its polls for ever."""
         pollers = [Poller(source=poll.name, poll=poll, inbox=self._inbox, clock=self._clock) for poll in feed.polls]
+        past = FeedHealth(source=f"{feed.name}.history", every_ns=HISTORY_PAUSE_MAX_NS)
         self._healths += [poller.health for poller in pollers]
-        if feed.name not in self._standing.histories:
-            await fill_history(feed, inbox=self._inbox, clock=self._clock, healths=[poller.health for poller in pollers])
+        whole = feed.name in self._standing.histories
+        if not whole:
+            self._healths.append(past)
+            for poller in pollers:
+                poller.health.waits_for = past.source
+            whole = await fill_history(feed, inbox=self._inbox, clock=self._clock, health=past)
+            for poller in pollers:
+                poller.health.waits_for = ""
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._complete_past(feed, past, whole), name=past.source)
             for poller in pollers:
                 group.create_task(poller.run(), name=poller.health.source)
+
+    async def _complete_past(self, feed: Feed, past: FeedHealth, whole: bool) -> None:
+        """What is lacking of a feed's past, beside its polls; a past that is whole is no feed any more."""
+        if whole or await retry_history(feed, inbox=self._inbox, clock=self._clock, health=past):
+            self._healths = [health for health in self._healths if health is not past]
 
     # --- the set of runbooks ------------------------------------------------------------------------------------------
 
@@ -350,7 +423,7 @@ class Daemon:
         self._reloading = asyncio.create_task(self._reload(), name="reload")
 
     async def _reload(self) -> None:
-        loaded = await asyncio.to_thread(load_paths, [self._settings.runbooks])
+        loaded = await asyncio.to_thread(load_set, self._settings.runbooks, self._topology)
         if loaded.ok:
             self._reload_error = ""
             self._bring(loaded.runbooks)
@@ -407,6 +480,7 @@ class Daemon:
 
     def _committed(self, event: Event, transition: Transition) -> None:
         self._standing.follow(event)
+        self._sight.follow(event)
         for record in transition.records:
             self._standing.follow(record)
         if any(isinstance(action, Notify) for action in transition.actions):
@@ -470,6 +544,8 @@ class Daemon:
         loop = self._loop
         assert loop is not None
         turns = loop.turns
+        engine = self._engine.snapshot()
+        self._judged |= {(i.runbook, i.entity) for i in engine.instances if not i.unknown}
         body: dict[str, object] = {
             "build": __version__,
             "house": self._settings.house,
@@ -495,7 +571,14 @@ class Daemon:
             },
             "undeliverable": self._lanes.dead,
             "disabled_endpoints": sorted(self._lanes.disabled),
-            "engine": self._engine.snapshot(),
+            "blind_venues": dict(self._sight.blind),
+            "clock_problems": [watch.problem for watch in self._edges.watches if watch.problem],
+            "gates": describe_gates(self._engine.cold.gates),
+            "lost_instances": [
+                {"runbook": i.runbook, "entity": i.entity, "lacks": i.unknown}
+                for i in engine.instances
+                if i.unknown and (i.runbook, i.entity) in self._judged
+            ],
+            "engine": engine,
         }
-        turns.step_ns_max = turns.commit_ns_max = 0
         return body

@@ -76,6 +76,7 @@ class Publication:
             "failures": health.failures,
             "skipped": health.skipped,
             "reason": health.reason,
+            "waits_for": health.waits_for,
         }
 
     def _write(self, page: Mapping[str, object]) -> None:
@@ -150,12 +151,41 @@ def degraded(page: Mapping[str, Any], now: datetime) -> list[str]:
     for feed in page.get("feeds", []):
         if feed["state"] in ("failing", "stale"):
             age = "never succeeded" if feed["age_s"] is None else f"last success {feed['age_s']:.0f} s ago"
-            found.append(f"feed {feed['source']} is {feed['state']}: {age}{'; ' + feed['reason'] if feed['reason'] else ''}")
+            waiting = sum(1 for other in page["feeds"] if other.get("waits_for") == feed["source"])
+            behind = f"; {waiting} feeds wait for it" if waiting else ""
+            found.append(f"feed {feed['source']} is {feed['state']}: {age}{'; ' + feed['reason'] if feed['reason'] else ''}{behind}")
+    for venue, age_s in page.get("blind_venues", {}).items():
+        found.append(f"{venue}: its last block is {age_s:.0f}s old: all its readings are UNKNOWN")
+    found += page.get("clock_problems", [])
+    if page.get("lost_instances"):
+        found.append(unjudged(page["lost_instances"]))
     for name in page.get("disabled_endpoints", []):
         found.append(f"endpoint {name} said 410 Gone and gets nothing more")
     for letter in journal.get("dead_letters", []):
         found.append(f"notice {letter['id']} never reached {letter['endpoint']}: {letter['reason']}")
     return found
+
+
+def unjudged(instances: Sequence[Mapping[str, Any]]) -> str:
+    """How many instances cannot be judged, and what the first one of each runbook lacks: no runbook hides behind another's many."""
+    of_runbook: dict[str, list[Mapping[str, Any]]] = {}
+    for instance in instances:
+        of_runbook.setdefault(instance["runbook"], []).append(instance)
+    said = []
+    for runbook, its in of_runbook.items():
+        more = f" (and {len(its) - 1} more)" if len(its) > 1 else ""
+        said.append(f"{runbook} on {its[0]['entity']}{more} lacks {', '.join(its[0]['lacks'])}")
+    return f"{len(instances)} {'instance' if len(instances) == 1 else 'instances'} cannot be judged: {'; '.join(said)}"
+
+
+def never_judged(page: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The instances that have lacked a reading since the daemon started: most often there is no such reading here."""
+    lost = {(i["runbook"], i["entity"]) for i in page.get("lost_instances", [])}
+    return [
+        {"runbook": i["runbook"], "entity": i["entity"], "lacks": i["unknown"]}
+        for i in page.get("engine", {}).get("instances", [])
+        if i["unknown"] and (i["runbook"], i["entity"]) not in lost
+    ]
 
 
 def alive(pid: int) -> bool:
@@ -177,7 +207,17 @@ def show(page: Mapping[str, Any], problems: Sequence[str]) -> None:
         console.print(f"reefd {page.get('build', '')}{mode}, process {page['pid']}, at {page.get('at', '?')}, seq {page.get('seq', '?')}")
         for feed in page.get("feeds", []):
             age = "-" if feed["age_s"] is None else f"{feed['age_s']:.1f} s"
-            console.print(f"  feed {feed['source']:<28} {feed['state']:<8} age {age:<8} every {feed['every_s']:g} s")
+            waits = f", waits for {feed['waits_for']}" if feed.get("waits_for") else ""
+            console.print(f"  feed {feed['source']:<28} {feed['state']:<8} age {age:<8} every {feed['every_s']:g} s{waits}")
+        gates = page.get("gates", [])
+        if gates:
+            console.print(f"  {len(gates)} {'gate' if len(gates) == 1 else 'gates'} closed:")
+        for gate in gates:
+            why = f": {gate['reason']}" if gate["reason"] else ""
+            console.print(f"  openings halted: {gate['what']} by {gate['by']} since {gate['since']}{why}", markup=False)
+        never = never_judged(page)
+        if never:
+            console.print(f"  since the start {unjudged(never)}", markup=False)
         for action_id in page.get("unsettled", []):
             console.print(f"  not settled: {action_id}", markup=False)
         turned = page.get("loop", {})

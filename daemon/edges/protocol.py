@@ -55,7 +55,8 @@ class Feed(Protocol):
         ...
 
     async def history(self) -> list[Row]:
-        """Rows from before now, oldest first, each with its own `event_ts`, that fill windows at the first start. Raises EdgeError."""
+        """Rows from before now that were not read yet, oldest first, each with its own `event_ts`, to fill windows; empty when nothing is
+        left. Raises EdgeError."""
         ...
 
     async def close(self) -> None:

@@ -279,8 +279,8 @@ _derived(
     _F,
     "buffer_coverage",
     "ratio",
-    "sum_over(chains, buffer_balance) / sum_over(accounts, maintenance_margin)",
-    "buffers over maintenance margin at risk",
+    "sum_over(chains, where_told(buffer_balance)) / sum_over(accounts, maintenance_margin)",
+    "buffers over maintenance margin at risk; a chain that never told of a buffer has none",
 )
 _derived(_F, "equity_total", "USD", "sum_over(accounts, equity)", "equity of all accounts")
 _derived(_F, "net_delta", "USD", "sum_over(positions, of_asset($0, notional))", "signed notional of an asset", arguments=("asset",))

@@ -50,6 +50,7 @@ WINDOW_MIN_OBSERVATIONS = {"std": 12, "zscore": 12, "quantile": 12, "slope": 2}
 
 # Functions of the catalogue's own derivations: (unit of the value or None = of the first argument, number of arguments or None)
 _INTERNAL: Mapping[str, tuple[str | None, int | None]] = {
+    "where_told": (None, 1),
     "coalesce": (None, None), "aligned": (None, None), "enough": ("1", 2), "valued": ("price", 0), "until_next": ("s", 1),
     "repaid_in": ("s", 2), "liquidation_price_of": ("price", 5), "liquidation_distance_of": ("ratio", 5), "margin_ratio_of": ("ratio", 2),
     "survivable_move_of": ("ratio", 3), "time_to_move": ("s", 2), "share_of_asset": ("ratio", 1), "on_chain": ("USD", 2),

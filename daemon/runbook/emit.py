@@ -30,7 +30,7 @@ from daemon.language.terms import (
     walk,
 )
 from daemon.language.typing import PLAN_NAMES
-from daemon.units import NS
+from daemon.units import NEVER, NS
 from daemon.world.entities import Kind
 
 GUARDED_KINDS = (Kind.MARKET, Kind.POSITION, Kind.ACCOUNT, Kind.VENUE)  # kinds whose readings a dead venue makes UNKNOWN
@@ -351,6 +351,11 @@ class Emitter:
         if function == "valued":
             first = GLOBAL[Kind.MARKET, next(s for (k, s) in SLOT if k is Kind.MARKET)]
             return self.new(f"valued({row.floats}, {row.ints}, B, {VALUED}, {first}, {HEADER}, at)")
+        if function == "where_told":
+            read = term.arguments[0]
+            assert isinstance(read, Read)
+            never = f"{self.row(row, read.relation).ints}[{seen_cell(read.kind, read.signal)}] == {NEVER}"
+            return self.new(f"0.0 if {never} else {self.value(read, row)}")
         if function == "reachable_from":
             chain = self.row(row, "from")
             name, *rest = (self.value(a, row) for a in term.arguments)

@@ -46,8 +46,8 @@ class Turns:
     events: int = 0
     records: int = 0
     gaps: int = 0
-    step_ns_max: int = 0  # longest decision since the last time somebody looked
-    commit_ns_max: int = 0  # longest wait for a commit since then
+    step_ns_max: int = 0  # longest decision since the start
+    commit_ns_max: int = 0  # longest wait for a commit since the start
 
 
 class Mail:

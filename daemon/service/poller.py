@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from daemon.edges.protocol import Feed, Poll
-from daemon.engine.events import FeedFailed, Observed
+from daemon.engine.events import FeedFailed, Observed, Row
 from daemon.errors import EdgeError
 from daemon.service.clock import Clock
 from daemon.service.inbox import Inbox
@@ -19,6 +19,7 @@ from daemon.units import NS
 REASON_CHARS_MAX = 300
 HISTORY_PAUSE_MIN_NS = NS
 HISTORY_PAUSE_MAX_NS = 60 * NS
+HISTORY_RETRIES = 5  # 1, 2, 4, 8 and 16 s after each other
 
 
 @dataclass(slots=True, kw_only=True)
@@ -32,6 +33,7 @@ class FeedHealth:
     failures: int = 0  # in a row, 0 when the last poll succeeded
     skipped: int = 0  # slots missed since the start
     reason: str = ""
+    waits_for: str = ""  # another poll that must come first
 
 
 class Poller:
@@ -81,32 +83,61 @@ class Poller:
         return int((retry_after_s or 0.0) * NS)
 
 
-async def fill_history(feed: Feed, *, inbox: Inbox, clock: Clock, healths: Sequence[FeedHealth]) -> None:
+async def fill_history(feed: Feed, *, inbox: Inbox, clock: Clock, health: FeedHealth) -> bool:
     """Queue the past of a feed before its first poll: rows from before the first live one can enter windows only now.
 
-    While the source cannot be reached nothing live could be read either, so it is asked until it answers; when it answers with
-    something that is no history, the windows start cold and the log says so.
+    While the source cannot be reached nothing live could be read either, so it is asked until it answers. True when the whole past was
+    read; False when the source answered but some of it is lacking: the polls need not wait for that, `retry_history` asks for it.
     """
     pause_ns = HISTORY_PAUSE_MIN_NS
+    rows: list[Row] = []
     while True:
         try:
-            rows = await feed.history()
+            more = await feed.history()
         except Exception as error:  # as in a poll: whatever went wrong, the readings did not arrive
-            reason = str(error) if isinstance(error, EdgeError) else f"{type(error).__name__}: {error}"
-            log().warning("history.failed", source=feed.name, reason=reason[:REASON_CHARS_MAX])
-            inbox.put(FeedFailed(at=0, source=f"{feed.name}.history", reason=reason[:REASON_CHARS_MAX]))
-            for health in healths:
-                health.failures, health.reason, health.failed_at = health.failures + 1, reason[:REASON_CHARS_MAX], clock.now()
-            if not (isinstance(error, EdgeError) and error.retryable):
-                log().error("history.missing", source=feed.name, consequence="windows start cold")
-                return
+            _history_failed(error, inbox=inbox, clock=clock, health=health)
+            if rows or not (isinstance(error, EdgeError) and error.retryable):
+                # Not under the feed's own name: the next start asks for the whole past again.
+                _queue_history(rows, source=health.source, inbox=inbox)
+                return False
             await clock.sleep(pause_ns)
             pause_ns = min(2 * pause_ns, HISTORY_PAUSE_MAX_NS)
         else:
-            if rows:
-                inbox.put(Observed(at=0, source=feed.name, rows=tuple(rows), history=True))
-                log().info("history.read", source=feed.name, rows=len(rows))
-            return
+            if not more:
+                _queue_history(rows, source=feed.name, inbox=inbox)
+                return True
+            rows += more
+
+
+async def retry_history(feed: Feed, *, inbox: Inbox, clock: Clock, health: FeedHealth) -> bool:
+    """Ask for the lacking part of a feed's past a few times, beside its polls; True when all of it came. What never came is logged."""
+    pause_ns = HISTORY_PAUSE_MIN_NS
+    for _ in range(HISTORY_RETRIES):
+        await clock.sleep(pause_ns)
+        pause_ns *= 2
+        try:
+            rows = await feed.history()
+        except Exception as error:  # as above
+            _history_failed(error, inbox=inbox, clock=clock, health=health)
+        else:
+            if not rows:
+                return True
+            _queue_history(rows, source=health.source, inbox=inbox)
+    log().error("history.missing", source=feed.name, reason=health.reason, consequence="its windows start cold")
+    return False
+
+
+def _history_failed(error: Exception, *, inbox: Inbox, clock: Clock, health: FeedHealth) -> None:
+    reason = (str(error) if isinstance(error, EdgeError) else f"{type(error).__name__}: {error}")[:REASON_CHARS_MAX]
+    log().warning("history.failed", source=health.source, reason=reason)
+    inbox.put(FeedFailed(at=0, source=health.source, reason=reason))
+    health.failures, health.reason, health.failed_at = health.failures + 1, reason, clock.now()
+
+
+def _queue_history(rows: Sequence[Row], *, source: str, inbox: Inbox) -> None:
+    if rows:
+        inbox.put(Observed(at=0, source=source, rows=tuple(sorted(rows, key=lambda row: row.event_ts or 0)), history=True))
+        log().info("history.read", source=source, rows=len(rows))
 
 
 def next_slot(slot: int, now: int, every_ns: int) -> tuple[int, int]:

@@ -50,7 +50,10 @@ CANDLE_HISTORY_NS = 25 * HOUR_NS
 PAGE_ROWS = 1000  # the indexer's own maximum
 PAGES_MAX = 20  # of one history; 25 h of minutes are two pages
 BLOCK_AGE_ALIVE_NS = 10 * NS  # blocks come about every second: a height may stand this long before the venue counts as down
+OF_THE_SOURCE = ("unreachable", "timeout", "rate_limited")  # failures that say nothing about the market that was asked for
+PAST_AWAITED_NS = MINUTE_NS  # how long a market's settled readings are held back for its past, which can only enter before them
 ACCOUNT_READS_MAX = 3  # while writes of ours keep settling during the reading
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cadences:
@@ -91,6 +94,8 @@ class DydxFeed:
         self._height: Height | None = None
         self._height_asked_at = 0
         self._height_lock = asyncio.Lock()
+        self._pasts_owed = list(plan.markets)
+        self._past_awaited_until = 0  # when the live readings of a market whose past failed count all the same
         self._held: dict[str, set[str]] = {}  # account -> markets it was ever seen to hold; absent before its first reading
 
     @property
@@ -166,14 +171,15 @@ class DydxFeed:
     async def fetch_funding(self, market: str) -> list[Row]:
         """The last settled rate, with the settlement's own time; no row before the market's first settlement."""
         rows = parse_funding(await self._source.get(f"/historicalFunding/{market}", {"limit": 1}))
-        return [self._funding_row(market, row) for row in rows[:1]]
+        return [] if self._past_awaited(market) else [self._funding_row(market, row) for row in rows[:1]]
 
     async def fetch_candles(self, market: str) -> list[Row]:
         """The last trade's price: the close of the newest minute, known at its end, or at the last block while it runs."""
         at = await self._block_time()
         path = f"/candles/perpetualMarkets/{market}"
         candles = parse_candles(await self._candles_source.get(path, {"resolution": "1MIN", "limit": 1}))
-        return [self._market_row(market, {"last_price": c.close}, min(_closed_at(c), at)) for c in candles[:1]]
+        found = [] if self._past_awaited(market) else candles[:1]
+        return [self._market_row(market, {"last_price": c.close}, min(_closed_at(c), at)) for c in found]
 
     async def fetch_account(self, account: Account) -> list[Row]:
         """Collateral, open orders and positions of one account, of one consistent moment.
@@ -194,17 +200,28 @@ class DydxFeed:
         raise EdgeError(message, edge=self.name, reason="changed_while_read", retryable=True)
 
     async def history(self) -> list[Row]:
-        """8 days of settlements and 25 h of minute closes (as `last_price`) of every market, oldest first. Raises EdgeError.
+        """8 days of settlements and 25 h of minute closes (as `last_price`) of every market not read yet, oldest first.
 
+        A market whose past cannot be read does not spoil the others' and is asked for again by the next call; empty when nothing is left
+        to read. Raises EdgeError when nothing of what is left could be read.
         Mids and oracle prices of the past are left out: bars carry no spread, and one oracle price an hour would stand in for sixty
         minutes.
         """
         now = self._clock.now()
         rows: list[Row] = []
-        for market in self._plan.markets:
-            rows += [self._funding_row(market, row) for row in await self._funding_history(market, now)]
-            for candle in await self._candle_history(market, now):
-                rows.append(self._market_row(market, {"last_price": candle.close}, _closed_at(candle)))
+        failure: EdgeError | None = None
+        for market in tuple(self._pasts_owed):
+            try:
+                rows += await self._past(market, now)
+            except EdgeError as error:
+                failure = failure or error
+                self._past_awaited_until = now + PAST_AWAITED_NS
+                if error.reason in OF_THE_SOURCE:
+                    break  # the other markets would wait for the same
+            else:
+                self._pasts_owed.remove(market)
+        if failure is not None and not rows:
+            raise failure
         return sorted(rows, key=lambda row: row.event_ts or 0)
 
     async def close(self) -> None:
@@ -227,6 +244,15 @@ class DydxFeed:
                 await self._ask_height()
             assert self._height is not None
             return self._height.at
+
+    def _past_awaited(self, market: str) -> bool:
+        """True while a market's past that failed may still come: a live reading before it would shut it out of the windows."""
+        return market in self._pasts_owed and self._clock.now() < self._past_awaited_until
+
+    async def _past(self, market: str, now: int) -> list[Row]:
+        rows = [self._funding_row(market, row) for row in await self._funding_history(market, now)]
+        candles = await self._candle_history(market, now)
+        return rows + [self._market_row(market, {"last_price": candle.close}, _closed_at(candle)) for candle in candles]
 
     async def _funding_history(self, market: str, now: int) -> list[FundingRow]:
         """Settlements of the last 8 days, newest first, each once."""
