@@ -395,8 +395,8 @@ class _Environment(PydanticBaseSettingsSource):
         self._written = written
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """Unused: `__call__` gives all fields at once."""
-        raise NotImplementedError
+        """Nothing for a single field: `__call__` gives all fields at once."""
+        return None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
         """The settings that the environment gives."""

@@ -336,8 +336,6 @@ def test_every_dependency_has_a_decision() -> None:
 
 def test_the_table_of_signals_in_the_docs_equals_the_catalogue() -> None:
     page = ROOT / "docs/signals.md"
-    if not page.exists():
-        pytest.skip("docs/signals.md does not exist")
     told = set(re.findall(r"^\|\s*`([a-z_0-9]+)", page.read_text(encoding="utf-8"), re.M))
     known = catalogue_names()
     fail(sorted(known - told), "add the signal to docs/signals.md:")
@@ -368,4 +366,4 @@ def test_a_lock_file_pins_every_package_by_hash_and_names_no_host(lock: str) -> 
     assert len(blocks) > 20
     loose = [b.splitlines()[0] for b in blocks if "--hash=sha256:" not in b or "==" not in b.splitlines()[0]]
     fail(loose, "pin it with hashes (make lock):")
-    fail(re.findall(r".*(?:://|--index|--find-links|--extra-index).*", text), "a lock file names no host (make lock):")
+    fail(re.findall(r"^.*://.*|^--.*", text, re.M), "a lock file names no host (make lock):")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import math
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -464,11 +465,11 @@ def test_an_import_equals_an_independent_computation(tmp_path: Path) -> None:
     assert np.array_equal(block.columns["funding_rate"], expected["funding_rate"].fillna(math.inf))
 
 
-SHARED = Path("/work/shared/data")
+SHARED = Path(os.environ.get("REEFD_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
 MAPS = Path(__file__).parents[1] / "config" / "maps"
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared market history is not on this machine")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real history is not here; REEFD_DATA names its folder")
 def test_the_real_funding_spike_and_divergence_are_in_the_recording(tmp_path: Path) -> None:
     candles = SHARED / "prices" / "multi7venue_5coins_candles_1h_2025-03_2026-03.parquet"
     funding = SHARED / "funding" / "multi7venue_5coins_funding_2025-03_2026-03.parquet"
