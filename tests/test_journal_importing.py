@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import math
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
