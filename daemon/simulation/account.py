@@ -271,14 +271,15 @@ class SimulatedAccount:
     def _pay_funding(self, valued: bool) -> None:
         for holding in self._held:
             for due in holding.mark.dues:
-                # A settlement comes after its boundary, one that never comes is noticed much later: what counts is what was held then.
-                units = holding.units_at(due.boundary)
-                if not units:
-                    continue
                 if due.rate is None or not valued:
-                    self.totals.funding_unknown_hours += due.hours
+                    # One that never comes is noticed much later: what counts is whether anything was held as the boundary came.
+                    if holding.units_at(due.boundary):
+                        self.totals.funding_unknown_hours += due.hours
                     continue
-                received = -units * holding.price * due.rate * due.hours
+                # One that comes is paid on the value at its observation, before anything that it triggers.
+                if not holding.units:
+                    continue
+                received = -holding.units * holding.price * due.rate * due.hours
                 self._changed()
                 self.collateral += received
                 self.totals.funding_usd += received
