@@ -21,9 +21,9 @@ from daemon.engine.sizing import (
     round_down,
     shrink_total,
     slice_size,
-    survivable_move,
 )
 from daemon.engine.state import Cold
+from daemon.language.kernels import survivable_move_of
 from daemon.world.entities import Kind
 
 sizes = st.floats(-1e9, 1e9, allow_nan=False).filter(lambda x: x == 0.0 or abs(x) > 1e-6)
@@ -103,6 +103,13 @@ holding = st.builds(
 )
 
 
+def test_a_ratio_at_its_target_but_for_the_last_digit_asks_for_nothing():
+    one = Holding(position="p", notional=84_059.0, mmf=0.078125, cost=0.0, funding=0.0)
+    maintenance = 84_059.0 * 0.078125
+    for order in ("best_survival", "most_expensive_first", "pro_rata"):
+        assert reductions([one], maintenance / 0.6875, maintenance, 0.6875, order) == []
+
+
 @given(
     raw=st.lists(holding, min_size=1, max_size=6),
     used=st.floats(0.05, 1.5),
@@ -138,7 +145,7 @@ def test_best_survival_takes_the_position_that_gains_most_move_per_cost():
 
 @given(equity=st.floats(1, 1e6), maintenance=st.floats(0, 1e6), net=st.floats(-1e7, 1e7))
 def test_survivable_move_is_where_equity_meets_maintenance(equity, maintenance, net):
-    move = survivable_move(equity, maintenance, net)
+    move = survivable_move_of(equity, maintenance, net)
     if equity <= maintenance:
         assert move == 0.0
     elif math.isfinite(move):

@@ -18,9 +18,12 @@ from daemon.engine.guard import account_of
 from daemon.engine.records import Leg
 from daemon.engine.state import Run
 from daemon.engine.turn import Turn, members
+from daemon.language.kernels import survivable_move_of
 from daemon.runbook.model import Amount, Runbook, Shrink, ShrinkAccount
 from daemon.world.entities import Kind
+from daemon.world.margin import slippage_allowed
 
+AT_TARGET = 1e-12  # relative: a ratio that misses its target by its last digit only asks for no order of dust
 SLIPPAGE_DEFAULT = 0.005  # 50 bps: without max_slippage an order still never goes out unbounded
 TAKER_FEE_DEFAULT = 0.0005  # 5 bps, dYdX's first tier, where the venue's own is not observed
 PIECES = 20  # best_survival tries a twentieth of a position at a time
@@ -290,17 +293,6 @@ def _holding(turn: Turn, book: Runbook, view: MarketView) -> Holding:
     return Holding(position=view.position, notional=notional, mmf=view.mmf, cost=cost, funding=funding)
 
 
-def survivable_move(equity: float, maintenance: float, net: float) -> float:
-    """The adverse common move (ratio >= 0) at which equity meets maintenance margin; infinite when none does.
-
-    Prices moving by x: equity + x net = maintenance (1 + x), so |x| = (equity - maintenance) / |net - maintenance|.
-    """
-    slope = abs(net - maintenance)
-    if equity <= maintenance:
-        return 0.0
-    return math.inf if slope == 0.0 else (equity - maintenance) / slope
-
-
 def order_holdings(holdings: Sequence[Holding], order: str, equity: float, maintenance: float) -> list[Holding]:
     """The holdings, first to shrink first; ties by position id, unknown last."""
     if order == "most_expensive_first":
@@ -319,14 +311,14 @@ def _gain(holding: Holding, usd: float, equity: float, maintenance: float, net: 
         return -math.inf
     if equity <= maintenance:
         return (usd * holding.mmf - cost) / cost
-    before = survivable_move(equity, maintenance, net)
-    after = survivable_move(equity - cost, maintenance - usd * holding.mmf, net - sign * usd)
+    before = survivable_move_of(equity, maintenance, net)
+    after = survivable_move_of(equity - cost, maintenance - usd * holding.mmf, net - sign * usd)
     return math.inf if math.isinf(after) else (after - before) / cost
 
 
 def reductions(holdings: Sequence[Holding], equity: float, maintenance: float, target: float, order: str) -> list[tuple[str, float]]:
     """USD to take off each position, in order, until maintenance margin / equity is at most `target`, or all of it."""
-    if equity > 0.0 and maintenance / equity <= target:
+    if equity > 0.0 and maintenance / equity <= target * (1.0 + AT_TARGET):
         return []
     if order == "pro_rata":
         return _pro_rata(holdings, equity, maintenance, target)
@@ -440,7 +432,7 @@ def venue_bound(turn: Turn, book: Runbook, view: MarketView) -> float | None:
     initial = turn.read(book, Kind.ACCOUNT, view.account, "initial_margin").value
     if not equity < initial or not maintenance > 0.0 or math.isnan(view.mmf):
         return None  # at or above initial margin, or not known: then the venue's own check decides
-    return view.mmf * equity / maintenance - taker_fee(turn, book, view.market)
+    return slippage_allowed(equity, initial, maintenance, view.mmf, taker_fee(turn, book, view.market))
 
 
 def fit_legs(legs: Sequence[Leg], approved: Sequence[Leg]) -> tuple[Leg, ...]:

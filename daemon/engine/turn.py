@@ -13,7 +13,7 @@ from daemon.engine.apply import apply
 from daemon.engine.contract import TRUE, HotSide, Plan, Reading
 from daemon.engine.limits import HouseLimits
 from daemon.engine.records import Record
-from daemon.engine.state import Cold, Run, StepProgress, instance_of
+from daemon.engine.state import Cold, Run, StepProgress
 from daemon.runbook.model import Expression, Runbook, Step
 from daemon.units import NS
 from daemon.world.entities import PORTFOLIO_ID, Entity, Kind, Topology
@@ -81,11 +81,6 @@ def progress_of(run: Run) -> StepProgress:
     """The step under way; asserts that there is one."""
     assert run.step is not None, f"{run.id} is between steps"
     return run.step
-
-
-def instance_key(run: Run) -> str:
-    """The run's instance."""
-    return instance_of(run.runbook, run.entity)
 
 
 def related(entity: Entity, kind: Kind) -> str | None:

@@ -16,6 +16,7 @@ from collections.abc import MutableSequence
 from math import floor, log, sqrt
 
 from daemon.language.slots import GROW
+from daemon.world.margin import liquidation_price, margin_ratio
 
 Floats = MutableSequence[float]
 Ints = MutableSequence[int]
@@ -370,22 +371,15 @@ def repaid_in(cost: float, rate: float) -> float:
 
 def margin_ratio_of(maintenance: float, equity: float) -> float:
     """Maintenance margin over equity: 0 without positions, infinite when equity is gone."""
-    if maintenance == 0.0:
-        return 0.0
-    if maintenance != maintenance or equity != equity:
+    if maintenance != 0.0 and (maintenance != maintenance or equity != equity):
         return NAN
-    return maintenance / equity if equity > 0.0 else INF
+    return margin_ratio(equity, maintenance)
 
 
 def liquidation_price_of(size: float, price: float, mmf: float, equity: float, maintenance: float) -> float:
     """p' = (TNC - s P - MMR_other) / (|s| MMF - s), the price of one market at which MMR = TNC (dYdX v4, concepts/trading/liquidations);
     NaN when there is none above 0."""
-    held = size if size >= 0.0 else -size
-    steepness = held * mmf - size
-    if not steepness < 0.0 and not steepness > 0.0:
-        return NAN
-    at = (equity - size * price - (maintenance - held * price * mmf)) / steepness
-    return at if at > 0.0 else NAN
+    return liquidation_price(size, price, mmf, equity, maintenance)
 
 
 def liquidation_distance_of(size: float, price: float, mmf: float, equity: float, maintenance: float) -> float:

@@ -95,11 +95,6 @@ class Typed:
         return frozenset(_named(self.term))
 
     @property
-    def observations(self) -> frozenset[tuple[Kind, str]]:
-        """The observed signals it depends on, those under derived signals included."""
-        return frozenset((t.kind, t.signal) for t in walk(self.term) if isinstance(t, Read))
-
-    @property
     def saved(self) -> tuple[Saved, ...]:
         """Every `name@start` it uses."""
         return tuple(dict.fromkeys(t for t in walk(self.term) if isinstance(t, Saved)))

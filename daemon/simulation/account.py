@@ -245,11 +245,6 @@ class SimulatedAccount:
             holding.mark.clear_batch()
         self._close()
 
-    @property
-    def valued_until(self) -> int:
-        """Until when the prices in use stand without a new row."""
-        return self._until
-
     def value(self, at: int) -> None:
         """Values the positions at `at` and does nothing else: for a venue that neither pays funding nor liquidates."""
         self._revalue(at)
