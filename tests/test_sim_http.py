@@ -164,8 +164,8 @@ async def test_candles_are_newest_first_consistent_across_resolutions_and_bounde
         ("/v4/candles/perpetualMarkets/BTC-USD", {"resolution": "2MINS"}, 400, "resolution must be a valid Candle Resolution"),
         ("/v4/historicalFunding/BTC-USD", {"limit": 1001}, 400, "limit must be a positive integer that is not greater than max: 1000"),
         ("/v4/historicalFunding/BTC-USD", {"effectiveBeforeOrAt": "yesterday"}, 400, "Invalid value"),
-        ("/v4/orderbooks/perpetualMarket/XXX-USD", {}, 400, "ticker must be a valid ticker (BTC-USD, etc)"),
-        ("/v4/perpetualMarkets", {"ticker": "XXX-USD"}, 400, "ticker must be a valid ticker (BTC-USD, etc)"),
+        ("/v4/orderbooks/perpetualMarket/NOSUCH-USD", {}, 400, "ticker must be a valid ticker (BTC-USD, etc)"),
+        ("/v4/perpetualMarkets", {"ticker": "NOSUCH-USD"}, 400, "ticker must be a valid ticker (BTC-USD, etc)"),
         ("/v4/nothing", {}, 404, "Cannot GET /v4/nothing"),
     ],
 )
