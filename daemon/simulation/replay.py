@@ -10,7 +10,7 @@ to the account the batches pass it by (`tape.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, assert_never
 
@@ -23,8 +23,10 @@ from daemon.engine.engine import Engine
 from daemon.engine.events import Gap, Observed, Row, RunbooksLoaded
 from daemon.engine.hot import Hot, Sources
 from daemon.language.catalogue import CATALOGUE
+from daemon.language.slots import SLOT
 from daemon.runbook.model import Runbook
 from daemon.simulation.account import AccountSpec, SimulatedAccount
+from daemon.simulation.columnar import ColumnHot
 from daemon.simulation.episodes import EpisodeLog
 from daemon.simulation.rehearsal import SOURCE, Answer, Rehearsal
 from daemon.simulation.tape import MarketRows, TapedAccount, TapeMark
@@ -32,6 +34,7 @@ from daemon.units import FOREVER, HOUR_NS, MINUTE_NS, NEVER
 from daemon.world.entities import Kind, Topology
 
 NULL = float("inf")  # a cell that is not part of its row
+ROWS_FED = 16_384  # rows an entity that the compiled execution takes at once: many enough to amortise its calls, few enough for the cache
 PROGRESS_ROWS = 8_192  # how often a progress bar is told
 DONE = Outcome(status="done")
 OWNED = {Kind.CHAIN: ("buffer_balance",), Kind.ROUTE: ("in_flight",)}  # signals that the simulated account reports itself
@@ -280,10 +283,63 @@ class Passage:
         self._engine = engine
         # The simulated account reports itself: recorded rows of accounts and positions are left out.
         taken = [block for block in course.blocks if block.kind not in (Kind.ACCOUNT, Kind.POSITION)]
-        self._streams = [Stream(engine.hot, block, OWNED.get(block.kind, ())) for block in taken]
+        self._taken = taken
+        self._streams = [] if isinstance(self._hot, ColumnHot) else [Stream(engine.hot, block, OWNED.get(block.kind, ())) for block in taken]
 
     def play(self, progress: Callable[[int], None] | None = None) -> Played:
         """Runs the whole recording; `progress` is told of rows done."""
+        if isinstance(self._hot, ColumnHot):
+            self._play_columns(self._hot, progress)
+        else:
+            self._play_rows(progress)
+        self.account.pass_to(self.course.last_at)
+        self.account.end(self.course.last_at)
+        return Played(account=self.account, log=self.log)
+
+    def _play_columns(self, hot: ColumnHot, progress: Callable[[int], None] | None) -> None:
+        """The compiled execution: from edge to edge, and to what happens to the account between them."""
+        rehearsal, account, desk = self._rehearsal, self.account, self._desk
+        account.begin(self.course.first_at)
+        facts = (*account.parameters(), *account.changes())
+        done = NEVER  # everything up to this time has happened
+        for blocks, end in cut(self._taken, ROWS_FED):
+            hot.feed(blocks, end)
+            while True:
+                look = self.course.first_at if facts else self._next_look(hot, done)
+                bound = min(desk.next_at, look)
+                limit = min(bound - 1, rehearsal.wake_at, end)
+                at, edges = hot.advance(limit)
+                if edges:
+                    rehearsal.taken(at, edges)
+                    rehearsal.wake(at)
+                    done = at
+                elif rehearsal.wake_at <= limit:
+                    done = max(rehearsal.wake_at, rehearsal.now)
+                    rehearsal.wake(done)
+                elif bound > end:
+                    break
+                else:
+                    if desk.next_at <= bound:
+                        facts = (*facts, *desk.live(bound))
+                    rows = (*(_rows_at(blocks, bound) if look == bound else ()), *facts)
+                    facts = ()
+                    if rows:
+                        rehearsal.send(Observed(at=bound, source=SOURCE, rows=rows))
+                    for order in desk.due(bound):
+                        rehearsal.settle(order.action_id, desk.fill(order, bound), bound)
+                    rehearsal.wake(bound)
+                    done = bound
+            if progress is not None:
+                progress(sum(len(block.ts) for block in blocks))
+
+    def _next_look(self, hot: ColumnHot, done: int) -> int:
+        """The next instant whose rows the cold side has to see."""
+        if self._engine.attentive:
+            return hot.next_row_at(None, done)
+        return hot.next_row_at(hot.watched_rows, done) if hot.watched_rows else FOREVER
+
+    def _play_rows(self, progress: Callable[[int], None] | None) -> None:
+        """The plain execution: instant by instant."""
         rehearsal, account, desk, hot, engine = self._rehearsal, self.account, self._desk, self._hot, self._engine
         account.begin(self.course.first_at)
         facts = (*account.parameters(), *account.changes())
@@ -320,9 +376,6 @@ class Passage:
                     told = 0
         if progress is not None:
             progress(told)
-        account.pass_to(self.course.last_at)
-        account.end(self.course.last_at)
-        return Played(account=account, log=self.log)
 
     def _watched(self, parts: list[tuple[Stream, int, int]]) -> bool:
         rows = self._hot.watched_rows
@@ -339,6 +392,65 @@ class Passage:
             rows = desk.live(due)
             if rows:
                 rehearsal.send(Observed(at=due, source=SOURCE, rows=rows))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Cut:
+    """Some rows of a block."""
+
+    kind: Kind
+    ts: npt.NDArray[np.int64]
+    event_ts: npt.NDArray[np.int64]
+    entity: npt.NDArray[np.int32]
+    entity_ids: tuple[str, ...]
+    columns: Mapping[str, npt.NDArray[np.float64]]
+
+
+def cut(blocks: Sequence[Block], rows: int) -> Iterator[tuple[list[_Cut], int]]:
+    """Blocks in pieces of one stretch of time each, with its end; `rows` of the largest block for each entity of it, no instant split."""
+    starts = [0] * len(blocks)
+    while True:
+        ahead = [(block, start) for block, start in zip(blocks, starts, strict=True) if start < len(block.ts)]
+        if not ahead:
+            return
+        lasts = [int(block.ts[min(start + rows * len(block.entity_ids), len(block.ts)) - 1]) for block, start in ahead]
+        # A kind with few rows left must not drag the others along to its end.
+        end = min(last for last, (block, start) in zip(lasts, ahead, strict=True) if start + rows * len(block.entity_ids) < len(block.ts)) if any(
+            start + rows * len(block.entity_ids) < len(block.ts) for block, start in ahead
+        ) else max(lasts)
+        parts = []
+        for j, block in enumerate(blocks):
+            stop = int(np.searchsorted(block.ts, end, side="right"))
+            if stop > starts[j]:
+                where = slice(starts[j], stop)
+                columns = {name: values[where] for name, values in block.columns.items() if name not in OWNED.get(block.kind, ())}
+                parts.append(
+                    _Cut(
+                        kind=block.kind, ts=block.ts[where], event_ts=block.event_ts[where], entity=block.entity[where],
+                        entity_ids=tuple(block.entity_ids), columns=columns,
+                    )
+                )  # fmt: skip
+                starts[j] = stop
+        yield parts, end
+
+
+def _rows_at(blocks: Sequence[Block], at: int) -> Iterator[Row]:
+    """The rows of one instant as an event carries them."""
+    for block in blocks:
+        first, end = (int(np.searchsorted(block.ts, at, side=side)) for side in ("left", "right"))
+        for i in range(first, end):
+            values = {name: float(column[i]) for name, column in block.columns.items() if column[i] != NULL and (block.kind, name) in SLOT}
+            yield Row(kind=block.kind, entity=block.entity_ids[int(block.entity[i])], values=values, event_ts=int(block.event_ts[i]))
+
+
+def recorded(blocks: Sequence[Block]) -> dict[Kind, tuple[str, ...]]:
+    """The signals that blocks hold, by kind, but for what the simulated account reports itself."""
+    found: dict[Kind, dict[str, None]] = {}
+    for block in blocks:
+        if block.kind not in (Kind.ACCOUNT, Kind.POSITION):
+            names = found.setdefault(block.kind, {})
+            names |= {name: None for name in block.columns if name not in OWNED.get(block.kind, ())}
+    return {kind: tuple(names) for kind, names in found.items()}
 
 
 def play(course: Course, *, engine: Engine, runbooks: Sequence[Runbook], progress: Callable[[int], None] | None = None) -> Played:
