@@ -94,6 +94,26 @@ class Cells:
         return SLOTS[kind] + len(self.floats[kind]), HEADER + CELLS * SLOTS[kind] + len(self.ints[kind])
 
 
+def parameter_type(name: str) -> str:
+    """What a parameter of `run` is: `i` a number, else I or F (int64, float64) and its dimensions."""
+    if name in ("lo", "hi", "until", "Q"):
+        return "i"
+    if name in ("INST", "SEG") or "_of_" in name:
+        return "I2"
+    if name in ("K", "S", "X", "W"):
+        return "F1"
+    if name in ("N", "B", "AT", "AXK", "AXE", "AXC"):
+        return "I1"
+    letter, _, tail = name.partition("_")
+    if name in ("T0s", "V0s"):
+        return "I2" if name == "T0s" else "F2"
+    if name.endswith("s") and letter[0] in "FI":
+        return f"{letter[0]}2"
+    if tail in ("Fs", "Is"):
+        return f"{tail[0]}3"
+    return f"{'I' if tail[0] in 'smi' else 'F'}1"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
     """One unit of the program and what links it to state."""
@@ -115,6 +135,12 @@ class Unit:
     axis: Kind | None = None  # the kind of the one row that moves; None where several do
     item: Series | Accumulator | None = None  # what a window's unit moves
     max_age: Mapping[str, int] = field(default_factory=dict)
+
+
+    @property
+    def types(self) -> dict[str, str]:
+        """The types of `run`'s parameters, in order."""
+        return {name: parameter_type(name) for name in self.parameters}
 
 
 def path_kind(scope: Kind, path: str) -> Kind:
@@ -158,14 +184,14 @@ def window_unit(kind: Kind, item: Series | Accumulator, layout: Layout, recorded
     columns = _columns(body, "0", kind, cells, recorded, sampled=True, skip=own)
     loads = _loads(columns, cells, "F0", "I0")
     stores = [f"            {name}[c] = {'F0' if name.startswith('out_f') else 'I0'}[{name[5:]}]" for name in filled]
-    parameters = ("SEG", "F0s", "I0s", "T0s", "V0s", "K", "N", "B", "S", "X", "W", "AT", *columns, *filled)
+    parameters = ("lo", "hi", "SEG", "F0s", "I0s", "T0s", "V0s", "K", "N", "B", "S", "X", "W", "AT", *columns, *filled)
     text = "\n".join([
         f"def push({', '.join((*arguments, *TAIL))}):",
         body or "    pass",
         "",
         "",
         f"def run({', '.join(parameters)}):",
-        "    for k in range(len(SEG)):",
+        "    for k in range(lo, hi):",
         "        F0 = F0s[k]",
         "        I0 = I0s[k]",
         "        T0 = T0s[k]",

@@ -66,7 +66,7 @@ _NO_FLOATS: Floats = _frozen(np.empty(0, np.float64))
 class Compiles(Protocol):
     """What makes a unit's text, or a plain loop, run."""
 
-    def unit(self, text: str) -> Callable[..., None]:
+    def unit(self, text: str, types: Mapping[str, str]) -> Callable[..., None]:
         """The text's function `run`."""
 
     def function(self, function: Callable[..., object]) -> Callable[..., object]:
@@ -224,7 +224,7 @@ class ColumnHot(Hot):
         count = len(arena.ids)
         width_f, width_i = unit.cells.width(unit.scope)
         made = _WindowUnit(
-            unit=unit, run=self._compiler.unit(unit.text), F=np.full((count, width_f), NAN), I=np.zeros((count, width_i), np.int64),
+            unit=unit, run=self._compiler.unit(unit.text, unit.types), F=np.full((count, width_f), NAN), I=np.zeros((count, width_i), np.int64),
             T=np.zeros((count, SAMPLES_FREE), np.int64), V=np.zeros((count, SAMPLES_FREE)),
             K=np.array(unit.floats or (0.0,)), N=np.array([self._number(n) for n in unit.numbers] or [0], np.int64),
         )  # fmt: skip
@@ -334,7 +334,7 @@ class ColumnHot(Hot):
         for listed in unit.sets:
             self._set_tables.setdefault(listed, np.zeros((1, 1), np.int64))
         group = _Group(
-            runbook=runbook.id, unit=unit, run=self._compiler.unit(unit.text), orders=[i.order for i in instances],
+            runbook=runbook.id, unit=unit, run=self._compiler.unit(unit.text, unit.types), orders=[i.order for i in instances],
             entities=[i.entity for i in instances], table=table, rows=rows, numbers=numbers, arenas=arenas, reads=reads,
             changeable=any(kind in CHANGED or kind in SHARED for found in reads for kind, _ in found), q=q,
             K=np.array(unit.floats or (0.0,)), N=np.array([self._number(n) for n in unit.numbers] or [0], np.int64),
@@ -438,7 +438,7 @@ class ColumnHot(Hot):
                 for number in range(len(table.first))
                 if table.end[number] > table.first[number]
             )
-            if table.prompt and not late and self._nulls(raw) == 0:
+            if table.prompt and not late and self._nulls(raw, len(raw)) == 0:
                 table.columns[value] = _frozen(raw)
                 table.columns[seen] = table.columns[sampled] = table.came[slot] = table.at
                 continue
@@ -470,7 +470,7 @@ class ColumnHot(Hot):
         columns = [self._column(column) for column in unit.columns.values()]
         B = self._bounds_array  # noqa: N806
         window.run(
-            segments, window.F, window.I, window.T, window.V, window.K, window.N, B, _NO_FLOATS, _NO_FLOATS, self._scratch_array, table.at,
+            0, len(segments), segments, window.F, window.I, window.T, window.V, window.K, window.N, B, _NO_FLOATS, _NO_FLOATS, self._scratch_array, table.at,
             *columns, *outs,
         )  # fmt: skip
         table.columns |= {column: _frozen(out) for column, out in zip(unit.outputs.values(), outs, strict=True)}

@@ -1,112 +1,120 @@
-"""The compiled execution's compiler (floor 5): emitted text to machine code by numba, kept on disk by digest. Sole importer of numba.
+"""The compiled execution's compiler (floor 5): emitted text to machine code by LLVM, kept on disk by digest. Sole importer of llvmlite
+beside `lower.py`.
 
     compiler = Compiler(Path("~/.cache/reefd").expanduser())
-    run = compiler.unit(unit.text)          # the unit's `run`
-    scan = compiler.function(scan_rows)     # a plain function of numbers and arrays, compiled
+    run = compiler.unit(unit.text, unit.types)      # the unit's `run`; takes numbers and arrays
+    fill = compiler.function(loops.fill)            # a plain function of numbers and arrays
 
-One module a text, named by a digest of everything that goes into it: the text, the kernels it calls, numba's version. A known text is
-loaded in milliseconds. Two processes may compile the same text at once: whoever is second finds the file. The folder is bounded. Where
-it cannot be written, a folder that lives as long as the process takes its place, and every process compiles anew.
+One object file a text, named by a digest of everything it depends on: the text, the kernels it calls, this page and `lower.py`, LLVM's
+version, the processor. A known text is loaded in a millisecond. Files are written under another name and moved, so two processes may
+compile the same text at once; the folder is bounded; where it cannot be written every process compiles for itself.
 """
 
 from __future__ import annotations
 
 import ast
+import ctypes
+import ctypes.util
 import hashlib
-import importlib.util
 import inspect
 import os
-import platform
-import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from types import ModuleType
-from typing import ParamSpec, TypeVar
+from typing import Any
 
-import numba
+import llvmlite
+import llvmlite.binding as llvm
+import numpy as np
 
 from daemon.language import kernels
-from daemon.simulation import loops
+from daemon.simulation import loops, lower
 from daemon.world import margin
 
-P = ParamSpec("P")
-R = TypeVar("R")
-MODULES_MAX = 2_000  # of a cache folder; the oldest go first
-OPTIONS = 'error_model="numpy", _nrt=False, nogil=True'
-ENTRIES = ("run",)
-_HEAD = "from __future__ import annotations\n\nfrom math import floor, log, sqrt\n\nfrom numba import njit\n\n"
+OBJECTS_MAX = 2_000  # of a cache folder; the oldest go first
+ANNOTATED = {"Ints": "I1", "Floats": "F1", "int": "i", "float": "f", "IntRows": "I2", "FloatRows": "F2"}
 
 
 class Compiler:
-    """Compiles texts and functions; `compiled` counts those that were not found on disk."""
+    """Compiles texts and functions; `compiled` counts those that were not found on disk. `folder` None: nothing is kept."""
 
     def __init__(self, folder: Path | None) -> None:
+        self.folder = folder if folder is not None and _writable(folder) else None
         self.compiled = 0
-        self._kept: tempfile.TemporaryDirectory[str] | None = None
-        self._loaded: dict[str, ModuleType] = {}
-        self.folder = self._writable(folder)
+        self._runs: dict[str, Callable[..., None]] = {}
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        target = llvm.Target.from_default_triple()
+        features = llvm.get_host_cpu_features()
+        self._cpu = f"{llvm.get_host_cpu_name()} {features.flatten()}"
+        self._machine = target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features.flatten(), opt=3)
+        library = ctypes.CDLL(ctypes.util.find_library("m") or None)
+        for name, symbol in lower.EXTERNALS.items():
+            llvm.add_symbol(symbol, ctypes.cast(getattr(library, name), ctypes.c_void_p).value)
+        self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target.create_target_machine())
 
-    def _writable(self, folder: Path | None) -> Path:
-        if folder is not None:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                with tempfile.TemporaryFile(dir=folder):
-                    return folder
-            except OSError:
-                pass  # a read-only home: compile for this process alone
-        self._kept = tempfile.TemporaryDirectory(prefix="reefd-compiled-")
-        return Path(self._kept.name)
-
-    def unit(self, text: str) -> Callable[..., None]:
+    def unit(self, text: str, types: Mapping[str, str]) -> Callable[..., None]:
         """The function `run` of a unit's text."""
-        run: Callable[..., None] = self._module(text, ENTRIES).run
-        return run
+        return self._compiled(text, "run", types)
 
-    def function(self, function: Callable[P, R]) -> Callable[P, R]:
-        """A module's function of numbers and arrays, with what it calls in its own module and in the kernels."""
-        source = inspect.getsource(function)
-        found: Callable[P, R] = getattr(self._module(source, (function.__name__,)), function.__name__)
-        return found
+    def function(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of numbers and arrays, with what it calls in the loops and the kernels; its annotations say what it takes."""
+        types = {name: ANNOTATED[str(code)] for name, code in inspect.get_annotations(function).items() if name != "return"}
+        returned = str(inspect.get_annotations(function).get("return"))
+        return self._compiled(inspect.getsource(function), function.__name__, types, returned if returned in ("int", "float") else "")
 
-    def _module(self, text: str, entries: tuple[str, ...]) -> ModuleType:
-        whole = _HEAD + _prelude(text) + _decorated(text, entries)
-        digest = hashlib.sha256("\0".join((whole, numba.__version__, platform.python_version(), platform.machine())).encode()).hexdigest()[:32]
-        if digest not in self._loaded:
-            self._loaded[digest] = self._load(digest, whole)
-        return self._loaded[digest]
+    def _compiled(self, text: str, entry: str, types: Mapping[str, str], returned: str = "") -> Callable[..., Any]:
+        whole = _prelude(text) + text + "\n"
+        what = "\0".join((whole, entry, repr(sorted(types.items())), _OWN, llvmlite.__version__, self._cpu))
+        digest = hashlib.sha256(what.encode()).hexdigest()[:40]
+        if digest not in self._runs:
+            symbol = f"reefd_{digest}"
+            self._engine.add_object_file(llvm.ObjectFileRef.from_data(self._object(digest, symbol, whole, entry, types)))
+            self._engine.finalize_object()
+            address = self._engine.get_function_address(symbol)
+            self._runs[digest] = _callable(address, types, returned)
+        return self._runs[digest]
 
-    def _load(self, digest: str, whole: str) -> ModuleType:
-        path = self.folder / f"unit_{digest}.py"
-        if not path.exists():
-            self.compiled += 1
-            self._prune()
-            partial = self.folder / f".{digest}.{os.getpid()}"
-            partial.write_text(whole, encoding="utf-8")
+    def _object(self, digest: str, symbol: str, whole: str, entry: str, types: Mapping[str, str]) -> bytes:
+        path = None if self.folder is None else self.folder / f"{digest}.o"
+        if path is not None:
             try:
-                # Never replaced once there: what was compiled from it is known by the time it was written.
-                os.link(partial, path)
-            except FileExistsError:
-                pass
+                return path.read_bytes()
             except OSError:
-                os.replace(partial, path)  # a file system without links
-            partial.unlink(missing_ok=True)
-        name = f"reefd_unit_{digest}"
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-        return module
+                pass
+        self.compiled += 1
+        module = lower.lower(whole, entry, types)
+        module.get_global(entry).name = symbol
+        parsed = llvm.parse_assembly(str(module).replace(f'@"{entry}"(', f'@"{symbol}"('))
+        parsed.triple = self._machine.triple
+        options = llvm.create_pipeline_tuning_options(speed_level=3)
+        options.loop_vectorization = True
+        options.slp_vectorization = True
+        llvm.create_pass_builder(self._machine, options).getModulePassManager().run(parsed, llvm.create_pass_builder(self._machine, options))
+        made: bytes = self._machine.emit_object(parsed)
+        if path is not None and self.folder is not None:
+            self._keep(path, made)
+        return made
 
-    def _prune(self) -> None:
-        paths = sorted(self.folder.glob("unit_*.py"), key=lambda path: (_age(path), path.name))
-        for path in paths[: max(0, len(paths) - MODULES_MAX + 1)]:
-            for stale in self.folder.glob(f"__pycache__/{path.stem}.*"):
+    def _keep(self, path: Path, made: bytes) -> None:
+        assert self.folder is not None
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            partial.write_bytes(made)
+            os.replace(partial, path)
+            kept = sorted(self.folder.glob("*.o"), key=_age)
+            for stale in kept[: max(0, len(kept) - OBJECTS_MAX)]:
                 stale.unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
+        except OSError:
+            partial.unlink(missing_ok=True)  # a full disk: the next process compiles again
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK | os.X_OK)
 
 
 def _age(path: Path) -> float:
@@ -116,28 +124,46 @@ def _age(path: Path) -> float:
         return 0.0  # another process removed it just now
 
 
-def _decorated(text: str, entries: tuple[str, ...]) -> str:
-    """The text with every function made a compiled one; those called from outside are kept on disk."""
-    lines = []
-    for line in text.split("\n"):
-        if line.startswith("def "):
-            name = line[4 : line.index("(")]
-            lines.append(f"@njit({'cache=True, ' if name in entries else ''}{OPTIONS})")
-        lines.append(line)
-    return "\n".join(lines) + "\n"
+def _callable(address: int, types: Mapping[str, str], returned: str) -> Callable[..., Any]:
+    """The function at an address as one of numbers and C-ordered arrays of int64 or float64."""
+    codes = list(types.values())
+    plain: list[Any] = []
+    for code in codes:
+        plain += [ctypes.c_int64] if code == "i" else [ctypes.c_double] if code == "f" else [ctypes.c_void_p, *[ctypes.c_int64] * (int(code[1]) - 1)]
+    result_type = {"": None, "int": ctypes.c_int64, "float": ctypes.c_double}[returned]
+    function = ctypes.CFUNCTYPE(result_type, *plain)(address)
+    dimensions = [0 if code in "if" else int(code[1]) for code in codes]
+    kinds = [np.float64 if code[0] == "F" else np.int64 for code in codes]
+
+    def call(*arguments: Any) -> Any:
+        passed: list[Any] = []
+        for value, dimension, kind in zip(arguments, dimensions, kinds, strict=True):
+            if dimension == 0:
+                passed.append(value)
+                continue
+            assert value.dtype == kind
+            assert value.ndim == dimension
+            assert value.flags.c_contiguous
+            passed.append(value.ctypes.data)
+            passed += [stride // 8 for stride in value.strides[:-1]]
+        return function(*passed)
+
+    return call
+
+
+_OWN = inspect.getsource(lower)
 
 
 @cache
 def _kernels() -> tuple[Mapping[str, str], Mapping[str, str]]:
-    """(functions, constants) of the kernels by name, as text; where a plain kernel uses what compiles badly, `loops` has another."""
+    """(functions, constants) of the kernels by name, as text; where a plain kernel uses what a machine has not, `loops` has another."""
     functions: dict[str, str] = {}
     constants: dict[str, str] = {}
     for module in (margin, kernels, loops):
         source = inspect.getsource(module)
         for node in ast.parse(source).body:
-            segment = ast.get_source_segment(source, node) or ""
             if isinstance(node, ast.FunctionDef):
-                functions[node.name] = segment
+                functions[node.name] = ast.get_source_segment(source, node) or ""
         for name, value in vars(module).items():
             if name.isupper() and isinstance(value, int | float):
                 constants[name] = f"{name} = {value!r}" if value - value == 0 else f'{name} = float("{value!r}")'
@@ -145,7 +171,7 @@ def _kernels() -> tuple[Mapping[str, str], Mapping[str, str]]:
 
 
 def _prelude(text: str) -> str:
-    """The kernels and constants that a text calls, each before its first use."""
+    """The kernels and constants that a text calls."""
     functions, constants = _kernels()
     order: list[str] = []
     used: dict[str, None] = {}
@@ -163,4 +189,4 @@ def _prelude(text: str) -> str:
                 used.setdefault(constants[name])
 
     visit(text)
-    return "\n".join([*used, ""]) + "".join(f"\n{_decorated(functions[name], ())}\n" for name in order)
+    return "\n".join([*used, ""]) + "".join(f"\n{functions[name]}\n" for name in order)

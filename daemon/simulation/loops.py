@@ -59,10 +59,10 @@ def order(I: Ints, T: Ints, V: Floats, s: int, w: int, at: int, d: int) -> None:
     I[w], I[w + 1] = lo, n + 1
 
 
-def nulls(column: Floats) -> int:
-    """How many cells are null."""
+def nulls(column: Floats, end: int) -> int:
+    """How many of the first `end` cells are null."""
     count = 0
-    for i in range(len(column)):
+    for i in range(end):
         count += 1 if column[i] == INF else 0
     return count
 
