@@ -239,7 +239,7 @@ def _single(
     numbered: tuple[str, ...], arenas: tuple[Kind, ...], sets: tuple[str, ...], axis: str,
 ) -> Unit:  # fmt: skip
     scope, kind = runbook.scope, path_kind(runbook.scope, axis)
-    floats, ints = _row_names(axis)
+    floats, ints = row_names(axis)
     columns = _columns(source, floats[1:], kind, cells, recorded)
     loads = _loads(columns, cells, floats, ints)
     rows, called = _rows_and_call(program, paths, numbered, arenas, sets)
@@ -282,7 +282,7 @@ def _joined(
     numbered: tuple[str, ...], arenas: tuple[Kind, ...], sets: tuple[str, ...],
 ) -> Unit:  # fmt: skip
     scope = runbook.scope
-    names = {path: _row_names(path)[0][1:] for path in paths}
+    names = {path: row_names(path)[0][1:] for path in paths}
     kinds: dict[Kind, list[str]] = {}
     for path in paths:
         kinds.setdefault(path_kind(scope, path), []).append(names[path])
@@ -303,7 +303,7 @@ def _joined(
         loading.append(f"if kind == {KIND_CODE[kind]}:")
         for path in paths:
             if path_kind(scope, path) is kind:
-                floats, ints = _row_names(path)
+                floats, ints = row_names(path)
                 number = "e" if path == OWN else f"INST[k, {FIRST_PATH + len(numbered) + located.index(path)}]"
                 loading.append(f"    if number == {number}:")
                 loading += [f"        {line}" for line in _loads(found, cells, floats, ints)]
@@ -373,14 +373,15 @@ def _judge(called: str) -> list[str]:
     ]
 
 
-def _row_names(path: str) -> tuple[str, str]:
+def row_names(path: str) -> tuple[str, str]:
+    """The names of a path's rows in the text."""
     return ("F0", "I0") if path == OWN else (f"F_{path}", f"I_{path}")
 
 
 def _parameters(
     paths: Sequence[str], arenas: Sequence[Kind], sets: Sequence[str], axis: Sequence[str], columns: Mapping[str, Column]
 ) -> tuple[str, ...]:
-    rows = [f"{name}s" for path in paths for name in _row_names(path)]
+    rows = [f"{name}s" for path in paths for name in row_names(path)]
     whole = [f"{kind.value}_{letter}s" for kind in arenas for letter in "FI"]
     return ("lo", "hi", "until", "Q", "INST", *rows, *whole, *sets, "K", "N", "B", "S", "X", "W", *axis, *columns)
 
@@ -390,7 +391,7 @@ def _rows_and_call(
 ) -> tuple[list[str], str]:
     rows = [f"e = INST[k, {NUMBER}]"]
     for path in paths:
-        rows += [f"{name} = {name}s[k]" for name in _row_names(path)]
+        rows += [f"{name} = {name}s[k]" for name in row_names(path)]
     for kind in arenas:
         rows += [f"{kind.value}_{letter} = {kind.value}_{letter}s[k]" for letter in "FI"]
     rows += [f"r_{path} = INST[k, {FIRST_PATH + j}]" for j, path in enumerate(numbered)]
@@ -522,8 +523,7 @@ def _scanning(scan: tuple[list[str], str, str], loads: Sequence[str]) -> list[st
             f"            for u in range(i, i + {SCAN}):",
             "                at = AT[u]",
             *(f"            {line}" for line in body),
-            f"                if {verdict} == 2:",
-            "                    hit = 1",
+            f"                hit |= 1 if {verdict} == 2 else 0",
             "            if hit != 0:",
             "                break",
             f"            i += {SCAN}",

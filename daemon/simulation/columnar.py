@@ -63,13 +63,23 @@ _NO_INTS: Ints = _frozen(np.empty(0, np.int64))
 _NO_FLOATS: Floats = _frozen(np.empty(0, np.float64))
 
 
+class Called(Protocol):
+    """A unit's `run`, or a loop, with its arguments bound by name."""
+
+    def bind(self, name: str, value: Array | float) -> None:
+        """Sets an argument."""
+
+    def __call__(self, **arguments: Array | float) -> int:
+        """Calls it with some arguments changed."""
+
+
 class Compiles(Protocol):
     """What makes a unit's text, or a plain loop, run."""
 
-    def unit(self, text: str, types: Mapping[str, str]) -> Callable[..., None]:
+    def unit(self, text: str, types: Mapping[str, str]) -> Called:
         """The text's function `run`."""
 
-    def function(self, function: Callable[..., object]) -> Callable[..., object]:
+    def function(self, function: Callable[..., object]) -> Called:
         """The same function, faster."""
 
 
@@ -94,7 +104,7 @@ class _WindowUnit:
     """One series or accumulator on the rows of a kind, with a row of state an entity."""
 
     unit: Unit
-    run: Callable[..., None]
+    run: Called
     F: Floats
     I: Ints  # noqa: E741
     T: Ints
@@ -110,7 +120,7 @@ class _Group:
 
     runbook: str
     unit: Unit
-    run: Callable[..., None]
+    run: Called
     orders: list[tuple[int, int]]
     entities: list[str]
     table: Ints  # a row an instance: unit.NUMBER ... FIRST_PATH
@@ -228,6 +238,9 @@ class ColumnHot(Hot):
             T=np.zeros((count, SAMPLES_FREE), np.int64), V=np.zeros((count, SAMPLES_FREE)),
             K=np.array(unit.floats or (0.0,)), N=np.array([self._number(n) for n in unit.numbers] or [0], np.int64),
         )  # fmt: skip
+        for name, array in (("F0s", made.F), ("I0s", made.I), ("K", made.K), ("N", made.N), ("S", _NO_FLOATS), ("X", _NO_FLOATS)):
+            made.run.bind(name, array)
+        made.run.bind("W", self._scratch_array)
         for number in range(count):
             self._read_row(unit, unit.scope, number, made.F[number], made.I[number])
             if isinstance(unit.item, Series):
@@ -341,6 +354,18 @@ class ColumnHot(Hot):
             B=np.array(linked.B, np.int64), reached=[NEVER] * count, saved=[], saved_at=[NEVER] * count, version=[0] * count,
         )  # fmt: skip
         group.saved = [array.copy() for array in group.live]
+        run = group.run
+        for path, (F, I) in group.rows.items():  # noqa: E741
+            if path in unit.paths:
+                for name, array in zip(units.row_names(path), (F, I), strict=True):
+                    run.bind(f"{name}s", array)
+        for kind, (F, I) in group.arenas.items():  # noqa: E741
+            run.bind(f"{kind.value}_Fs", F)
+            run.bind(f"{kind.value}_Is", I)
+        for name, array in (("INST", table), ("K", group.K), ("N", group.N), ("B", group.B), ("S", _NO_FLOATS), ("X", _NO_FLOATS)):
+            run.bind(name, array)
+        run.bind("W", self._scratch_array)
+        run.bind("Q", q)
         return group
 
     def _axis(self, runbook: Runbook, instances: Sequence[Instance], moving: Sequence[set[tuple[Kind, int]]]) -> str | None:
@@ -438,7 +463,7 @@ class ColumnHot(Hot):
                 for number in range(len(table.first))
                 if table.end[number] > table.first[number]
             )
-            if table.prompt and not late and self._nulls(raw, len(raw)) == 0:
+            if table.prompt and not late and self._nulls(column=raw, end=len(raw)) == 0:
                 table.columns[value] = _frozen(raw)
                 table.columns[seen] = table.columns[sampled] = table.came[slot] = table.at
                 continue
@@ -446,8 +471,9 @@ class ColumnHot(Hot):
             for number in np.flatnonzero(table.end > table.first).tolist():
                 ints = arena.I[number]
                 self._fill(
-                    raw, table.at, table.event, int(table.first[number]), int(table.end[number]), arena.F[number][slot],
-                    ints[cell + SEEN], ints[cell + SAMPLED], ints[cell + CAME], V, S, M, C,
+                    column=raw, ts=table.at, event_ts=table.event, first=int(table.first[number]), end=int(table.end[number]),
+                    value=arena.F[number][slot], seen=ints[cell + SEEN], sampled=ints[cell + SAMPLED], came=ints[cell + CAME],
+                    V=V, S=S, M=M, C=C,
                 )  # fmt: skip
             table.columns[value], table.columns[seen], table.columns[sampled] = _frozen(V), _frozen(S), _frozen(M)
             table.came[slot] = C
@@ -467,12 +493,12 @@ class ColumnHot(Hot):
         segments = np.stack([table.first, table.end], axis=1)
         if isinstance(unit.item, Series):
             self._make_room(window, table)
-        columns = [self._column(column) for column in unit.columns.values()]
-        B = self._bounds_array  # noqa: N806
-        window.run(
-            0, len(segments), segments, window.F, window.I, window.T, window.V, window.K, window.N, B, _NO_FLOATS, _NO_FLOATS, self._scratch_array, table.at,
-            *columns, *outs,
-        )  # fmt: skip
+        run = window.run
+        for name, column in unit.columns.items():
+            run.bind(name, self._column(column))
+        for name, out in zip(unit.outputs, outs, strict=True):
+            run.bind(name, out)
+        run(lo=0, hi=len(segments), SEG=segments, T0s=window.T, V0s=window.V, B=self._bounds_array, AT=table.at)
         table.columns |= {column: _frozen(out) for column, out in zip(unit.outputs.values(), outs, strict=True)}
 
     def _make_room(self, window: _WindowUnit, table: _Table) -> None:
@@ -525,9 +551,12 @@ class ColumnHot(Hot):
     def _place(self, group: _Group) -> None:
         """Where each instance goes on in the rows fed."""
         table = group.table
+        for name, column in group.unit.columns.items():
+            group.run.bind(name, self._column(column))
         if not group.unit.joined:
             assert group.unit.axis is not None
             rows = self._tables.get(group.unit.axis)
+            group.run.bind("AT", _NO_INTS if rows is None else rows.at)
             for k, reads in enumerate(group.reads):
                 number = next(number for kind, number in reads if kind is group.unit.axis)
                 table[k, units.NEXT] = 0 if rows is None else rows.first[number]
@@ -645,19 +674,10 @@ class ColumnHot(Hot):
                 heapq.heappush(self._edges, (edge, flag, group.orders[k], g, k, group.version[k]))
 
     def _step(self, group: _Group, lo: int, hi: int, until: int, axis: tuple[Ints, ...] | None) -> None:
-        unit = group.unit
-        rows = [array for path in unit.paths for array in group.rows[path]]
-        arenas = [array for kind in unit.arenas for array in group.arenas[kind]]
-        sets = [self._set_tables[listed] for listed in unit.sets]
-        if axis is None:
-            assert unit.axis is not None
-            table = self._tables.get(unit.axis)
-            axis = (_NO_INTS if table is None else table.at,)
-        columns = [self._column(column) for column in unit.columns.values()]
-        group.run(
-            lo, hi, until, group.q, group.table, *rows, *arenas, *sets, group.K, group.N, group.B, _NO_FLOATS, _NO_FLOATS,
-            self._scratch_array, *axis, *columns,
-        )  # fmt: skip
+        if axis is not None:
+            for name, array in zip(("AT", "AXK", "AXE", "AXC"), axis, strict=True):
+                group.run.bind(name, array)
+        group.run(lo=lo, hi=hi, until=until)
 
     def _first_edge(self) -> int:
         while self._edges:
@@ -769,6 +789,9 @@ class ColumnHot(Hot):
                 table[number, 0] = len(ids)
                 table[number, 1 : 1 + len(ids)] = ids
             self._set_tables[listed] = table
+        for group in self._groups:
+            for listed in group.unit.sets:
+                group.run.bind(listed, self._set_tables[listed])
 
     # --- what the cold side reads ---------------------------------------------------------------------------------------------
     def _bring(self, kind: Kind, number: int, at: int) -> None:

@@ -26,6 +26,7 @@ from typing import Any
 import llvmlite
 import llvmlite.binding as llvm
 import numpy as np
+import numpy.typing as npt
 
 from daemon.language import kernels
 from daemon.simulation import loops, lower
@@ -35,13 +36,50 @@ OBJECTS_MAX = 2_000  # of a cache folder; the oldest go first
 ANNOTATED = {"Ints": "I1", "Floats": "F1", "int": "i", "float": "f", "IntRows": "I2", "FloatRows": "F2"}
 
 
+class Call:
+    """A compiled function and the frame of its arguments: bound once, changed one by one, called often."""
+
+    def __init__(self, function: Callable[[int], int], types: Mapping[str, str]) -> None:
+        self._function = function
+        self._types = types
+        self._places = lower.packed(types)
+        self._frame = np.zeros(max(1, sum(1 if code in lower.SCALARS else int(code[1]) for code in types.values())), np.int64)
+        self._floats = self._frame.view(np.float64)
+        self._address = self._frame.ctypes.data
+        self._kept: dict[str, npt.NDArray[Any]] = {}  # arrays live as long as they are bound
+
+    def bind(self, name: str, value: npt.NDArray[Any] | float) -> None:
+        """Sets one argument; arrays are C-ordered, int64 or float64, of the dimensions declared."""
+        code, place = self._types[name], self._places[name]
+        if isinstance(value, np.ndarray):
+            if self._kept.get(name) is value:
+                return
+            assert value.dtype == (np.int64 if code[0] == "I" else np.float64), name
+            assert value.ndim == int(code[1]), name
+            assert value.flags.c_contiguous, name
+            self._kept[name] = value
+            self._frame[place] = value.__array_interface__["data"][0]
+            for j, stride in enumerate(value.strides[:-1], start=1):
+                self._frame[place + j] = stride >> 3
+        elif code == "f":
+            self._floats[place] = value
+        else:
+            self._frame[place] = value
+
+    def __call__(self, **arguments: npt.NDArray[Any] | float) -> int:
+        """Calls it with some arguments changed."""
+        for name, value in arguments.items():
+            self.bind(name, value)
+        return self._function(self._address)
+
+
 class Compiler:
     """Compiles texts and functions; `compiled` counts those that were not found on disk. `folder` None: nothing is kept."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder if folder is not None and _writable(folder) else None
         self.compiled = 0
-        self._runs: dict[str, Callable[..., None]] = {}
+        self._runs: dict[str, Callable[[int], int]] = {}
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         target = llvm.Target.from_default_triple()
@@ -53,26 +91,25 @@ class Compiler:
             llvm.add_symbol(symbol, ctypes.cast(getattr(library, name), ctypes.c_void_p).value)
         self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target.create_target_machine())
 
-    def unit(self, text: str, types: Mapping[str, str]) -> Callable[..., None]:
+    def unit(self, text: str, types: Mapping[str, str]) -> Call:
         """The function `run` of a unit's text."""
-        return self._compiled(text, "run", types)
+        return Call(self._compiled(text, "run", types), types)
 
-    def function(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A function of numbers and arrays, with what it calls in the loops and the kernels; its annotations say what it takes."""
+    def function(self, function: Callable[..., object]) -> Call:
+        """A function of numbers and arrays that returns nothing or an int, with what it calls in the loops and the kernels; its
+        annotations say what it takes."""
         types = {name: ANNOTATED[str(code)] for name, code in inspect.get_annotations(function).items() if name != "return"}
-        returned = str(inspect.get_annotations(function).get("return"))
-        return self._compiled(inspect.getsource(function), function.__name__, types, returned if returned in ("int", "float") else "")
+        return Call(self._compiled(inspect.getsource(function), function.__name__, types), types)
 
-    def _compiled(self, text: str, entry: str, types: Mapping[str, str], returned: str = "") -> Callable[..., Any]:
+    def _compiled(self, text: str, entry: str, types: Mapping[str, str]) -> Callable[[int], int]:
         whole = _prelude(text) + text + "\n"
-        what = "\0".join((whole, entry, repr(sorted(types.items())), _OWN, llvmlite.__version__, self._cpu))
+        what = "\0".join((whole, entry, repr(list(types.items())), _OWN, llvmlite.__version__, self._cpu))
         digest = hashlib.sha256(what.encode()).hexdigest()[:40]
         if digest not in self._runs:
             symbol = f"reefd_{digest}"
             self._engine.add_object_file(llvm.ObjectFileRef.from_data(self._object(digest, symbol, whole, entry, types)))
             self._engine.finalize_object()
-            address = self._engine.get_function_address(symbol)
-            self._runs[digest] = _callable(address, types, returned)
+            self._runs[digest] = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(self._engine.get_function_address(symbol))
         return self._runs[digest]
 
     def _object(self, digest: str, symbol: str, whole: str, entry: str, types: Mapping[str, str]) -> bytes:
@@ -83,9 +120,7 @@ class Compiler:
             except OSError:
                 pass
         self.compiled += 1
-        module = lower.lower(whole, entry, types)
-        module.get_global(entry).name = symbol
-        parsed = llvm.parse_assembly(str(module).replace(f'@"{entry}"(', f'@"{symbol}"('))
+        parsed = llvm.parse_assembly(str(lower.lower(whole, entry, types, symbol)))
         parsed.triple = self._machine.triple
         options = llvm.create_pipeline_tuning_options(speed_level=3)
         options.loop_vectorization = True
@@ -122,33 +157,6 @@ def _age(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:
         return 0.0  # another process removed it just now
-
-
-def _callable(address: int, types: Mapping[str, str], returned: str) -> Callable[..., Any]:
-    """The function at an address as one of numbers and C-ordered arrays of int64 or float64."""
-    codes = list(types.values())
-    plain: list[Any] = []
-    for code in codes:
-        plain += [ctypes.c_int64] if code == "i" else [ctypes.c_double] if code == "f" else [ctypes.c_void_p, *[ctypes.c_int64] * (int(code[1]) - 1)]
-    result_type = {"": None, "int": ctypes.c_int64, "float": ctypes.c_double}[returned]
-    function = ctypes.CFUNCTYPE(result_type, *plain)(address)
-    dimensions = [0 if code in "if" else int(code[1]) for code in codes]
-    kinds = [np.float64 if code[0] == "F" else np.int64 for code in codes]
-
-    def call(*arguments: Any) -> Any:
-        passed: list[Any] = []
-        for value, dimension, kind in zip(arguments, dimensions, kinds, strict=True):
-            if dimension == 0:
-                passed.append(value)
-                continue
-            assert value.dtype == kind
-            assert value.ndim == dimension
-            assert value.flags.c_contiguous
-            passed.append(value.ctypes.data)
-            passed += [stride // 8 for stride in value.strides[:-1]]
-        return function(*passed)
-
-    return call
 
 
 _OWN = inspect.getsource(lower)

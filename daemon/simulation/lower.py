@@ -41,8 +41,9 @@ class Unlowered(Exception):
     """A form of Python that this page does not know: a mistake of ours."""
 
 
-def lower(source: str, entry: str, parameters: Mapping[str, str]) -> ir.Module:
-    """The module of a text whose function `entry` takes `parameters`; an array's strides follow its pointer."""
+def lower(source: str, entry: str, parameters: Mapping[str, str], symbol: str) -> ir.Module:
+    """The module of a text whose function `entry` takes `parameters`. What is seen from outside is `symbol`, which takes them packed
+    into one int64 array (`packed`) and returns an int64."""
     functions = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
     constants: dict[str, int | float] = {}
     for node in ast.parse(source).body:
@@ -52,8 +53,29 @@ def lower(source: str, entry: str, parameters: Mapping[str, str]) -> ir.Module:
     program = _Program(module, functions, constants)
     node = functions[entry]
     types = tuple(parameters[argument.arg] for argument in node.args.args)
-    program.function(entry, types, external=True)
+    made, returned = program.function(entry, types, outer=True)
+    outside = ir.Function(module, ir.FunctionType(I64, [I64.as_pointer()]), symbol)
+    builder = ir.IRBuilder(outside.append_basic_block("entry"))
+    passed: list[ir.Value] = []
+    for argument in made.args:
+        cell = builder.load(builder.gep(outside.args[0], [ir.Constant(I64, len(passed))]))
+        if isinstance(argument.type, ir.PointerType):
+            passed.append(builder.inttoptr(cell, argument.type))
+        else:
+            passed.append(cell if argument.type == I64 else builder.bitcast(cell, F64))
+    found = builder.call(made, passed)
+    builder.ret(ir.Constant(I64, 0) if returned == () else found)
     return module
+
+
+def packed(parameters: Mapping[str, str]) -> dict[str, int]:
+    """Where each parameter stands in the packed array; an array's strides, in cells, follow its address."""
+    places: dict[str, int] = {}
+    place = 0
+    for name, code in parameters.items():
+        places[name] = place
+        place += 1 if code in SCALARS else int(code[1])
+    return places
 
 
 def _constant(node: ast.expr) -> int | float:
@@ -82,7 +104,7 @@ class _Program:
             self.inferred[key] = _Inference(self, self.functions[name], types).run()
         return self.inferred[key]
 
-    def function(self, name: str, types: tuple[str, ...], external: bool = False) -> tuple[ir.Function, Type]:
+    def function(self, name: str, types: tuple[str, ...], outer: bool = False) -> tuple[ir.Function, Type]:
         """The lowered function and what it returns."""
         key = (name, types)
         if key not in self.made:
@@ -91,14 +113,13 @@ class _Program:
             for code in types:
                 arguments += [SCALARS[code]] if code in SCALARS else [_element(code).as_pointer(), *[I64] * (int(code[1]) - 1)]
             kind = ir.FunctionType(_llvm(returned), arguments)
-            made = ir.Function(self.module, kind, name if external else f"{name}.{len(self.made)}")
-            if not external:
-                made.linkage = "internal"
-                if name not in OUTLINED:
-                    made.attributes.add("alwaysinline")
+            made = ir.Function(self.module, kind, f"{name}.{len(self.made)}")
+            made.linkage = "internal"
+            if name not in OUTLINED and not outer:
+                made.attributes.add("alwaysinline")
             made.attributes.add("nounwind")
             for argument in made.args:
-                if isinstance(argument.type, ir.PointerType) and external:
+                if isinstance(argument.type, ir.PointerType) and outer:
                     argument.add_attribute("noalias")
             self.made[key] = (made, returned)
             _Lowering(self, self.functions[name], made, types, variables, returned).run()
@@ -326,6 +347,9 @@ class _Lowering:
                 left, a = self.value(target)
                 right, b = self.value(value)
                 self.store(target, *self.operation(op, left, a, right, b))
+            case ast.If(test=test, body=[ast.Assign(targets=[ast.Name()], value=value) as only], orelse=[]) if not self.lazy(value):
+                # One cheap assignment is a choice, not a branch: loops of these become vector instructions.
+                self.statement(ast.Assign(targets=only.targets, value=ast.IfExp(test=test, body=value, orelse=only.targets[0])))
             case ast.If(test=test, body=body, orelse=orelse):
                 self.branch(test, body, orelse)
             case ast.While(test=test, body=body):

@@ -34,7 +34,7 @@ from daemon.units import FOREVER, HOUR_NS, MINUTE_NS, NEVER
 from daemon.world.entities import Kind, Topology
 
 NULL = float("inf")  # a cell that is not part of its row
-ROWS_FED = 16_384  # rows an entity that the compiled execution takes at once: many enough to amortise its calls, few enough for the cache
+ROWS_FED = 8192  # rows an entity that the compiled execution takes at once: many enough to amortise its calls, few enough for the cache
 PROGRESS_ROWS = 8_192  # how often a progress bar is told
 DONE = Outcome(status="done")
 OWNED = {Kind.CHAIN: ("buffer_balance",), Kind.ROUTE: ("in_flight",)}  # signals that the simulated account reports itself
