@@ -150,6 +150,10 @@ class Hot:
                     restarted.append((gone, instance.entity, "the runbook was removed"))
                     instance.ints[instance.q : instance.q + 6] = [0, 0, 0, -1, FOREVER, 0]
         self.loaded = fresh
+        for held in fresh.values():
+            if any(step.kind == "move_buffer" for step in held.runbook.all_steps()):
+                # What sizes a move is read by the engine itself: its windows must be warm by then.
+                self._reader(Kind.ACCOUNT, "time_to_liquidation", held.runbook.max_age)
         self._relink()
         return restarted
 
@@ -613,20 +617,25 @@ class Hot:
         number = self.arenas.kinds[kind].rows.get(entity)
         if number is None:
             return Reading(value=NAN, unit=found.unit, age_ns=FOREVER, known=False)
-        key = (kind, signal + repr(sorted(max_age.items())) if max_age else signal)
-        if key not in self._readers:
-            term = _signal_term(kind, found)
-            program = compile_expression(Typed(term, signal), kind, self.layout, self.sources.given, max_age or {})
-            self._readers[key] = self._link(program)
-            self._relink()
-        values = self._run(self._readers[key], "trace_0", number, at, None, None)
+        reader = self._reader(kind, signal, max_age)
+        values = self._run(reader, "trace_0", number, at, None, None)
         assert isinstance(values, tuple)
-        tree = _tree(self._readers[key].program.nodes[0], values)
+        tree = _tree(reader.program.nodes[0], values)
         value = values[0]
         if found.unit == "bool":
             value = (0.0, NAN, 1.0)[int(value)]
         ages = _ages(tree)
         return Reading(value=value, unit=found.unit, age_ns=int(min(max(ages, default=0.0), 1e9) * 1e9), known=value == value)
+
+    def _reader(self, kind: Kind, signal: str, max_age: Mapping[str, int] | None) -> Linked:
+        """The program that reads a signal; what it needs takes its place when it is first asked for."""
+        key = (kind, signal + repr(sorted(max_age.items())) if max_age else signal)
+        if key not in self._readers:
+            term = _signal_term(kind, CATALOGUE[kind, signal])
+            program = compile_expression(Typed(term, signal), kind, self.layout, self.sources.given, max_age or {})
+            self._readers[key] = self._link(program)
+            self._relink()
+        return self._readers[key]
 
     def expression(self, typed: Typed, kind: Kind, entity: str) -> Callable[[int], float]:
         """A function of `at` that gives the value of a free expression on an entity (conditions 0 FALSE, 1 UNKNOWN, 2 TRUE); its windows

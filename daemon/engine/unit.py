@@ -512,7 +512,8 @@ def _scanning(scan: tuple[list[str], str, str], loads: Sequence[str]) -> list[st
     body, when, until = scan
     lines = [
         "s = I0[Q]",
-        f"if (s == 0 or s == 2) and i < stop and INST[k, {FORCE}] > AT[i]:",
+        # A due before the next row is looked at first: a trigger that fires may have met its `until` already.
+        f"if (s == 0 or s == 2) and i < stop and INST[k, {FORCE}] > AT[i] and I0[Q + 4] >= AT[i]:",
         "    first = i",
     ]
     for status, verdict in ((0, when), (2, until)):

@@ -176,6 +176,7 @@ class ColumnHot(Hot):
         self._windows: list[_WindowUnit] = []
         self._groups: list[_Group] = []
         self._end = NEVER
+        self._settled = NEVER  # the last instant up to which every row was looked at
         self._edges: list[tuple[int, int, tuple[int, int], int, int, int]] = []  # (at, 0 told 1 due, order, group, instance, version)
         self._hungry: list[tuple[int, int]] = []
         self._ahead = AHEAD_MIN
@@ -312,6 +313,9 @@ class ColumnHot(Hot):
         moving = [{key for key in found if key[0] in kinds_recorded} for found in reads]
         axis = self._axis(runbook, instances, moving)
         unit = units.trigger_unit(runbook, self.layout, self.sources.given, self.recorded, axis)
+        if axis is not None and kinds_recorded & set(unit.arenas):
+            # It looks its rows up one by one: a set, or a named entity, even when that is the very row that moves.
+            unit = units.trigger_unit(runbook, self.layout, self.sources.given, self.recorded, None)
         count = len(instances)
         table = np.zeros((count, units.FIRST_PATH + 16), np.int64)
         table[:, units.FORCE] = table[:, units.EDGE_AT] = FOREVER
@@ -619,11 +623,9 @@ class ColumnHot(Hot):
                 if self._groups[g].reached[k] < until:
                     self._go(g, k, k + 1, until)
         first = self._first_edge()
-        if first > limit:
-            self.now = max(self.now, limit)
-            return limit, []
-        self.now = first
-        return first, self._take_edges(first)
+        self.now = max(self.now, min(first, limit))
+        self._settled = self.now
+        return (limit, []) if first > limit else (first, self._take_edges(first))
 
     def _ahead_of(self, lagging: Sequence[tuple[int, int]]) -> int:
         """A time not too far ahead: an edge found soon takes back what ran past it."""
@@ -700,6 +702,7 @@ class ColumnHot(Hot):
                 for change in changes
             ]
             group.table[k, units.EDGE_AT] = FOREVER
+            group.save(k, k + 1)  # nothing goes back behind an edge that was handed over
             self._hungry.append((g, k))
         self._ahead = max(AHEAD_MIN, self._ahead // 2)
         return edges
@@ -714,6 +717,10 @@ class ColumnHot(Hot):
             for row in facts:
                 self._ingest(row, at, FOREVER)
             self._relink()
+            for kind, table in self._tables.items():
+                # Entities that the account named first have no row here.
+                more = np.zeros(len(self.arenas.kinds[kind].ids) - len(table.first), np.int64)
+                table.first, table.end = np.concatenate((table.first, more)), np.concatenate((table.end, more))
             self._build()
             self._tell_sets()
             self._start_block()
@@ -726,20 +733,22 @@ class ColumnHot(Hot):
         for g, group in enumerate(self._groups):
             if group.changeable:
                 for k in range(len(group.reached)):
-                    if group.reached[k] < at and group.table[k, units.EDGE_AT] == FOREVER:
+                    waits = group.reached[k] < at or group.table[k, units.FORCE] <= at
+                    if waits and group.table[k, units.EDGE_AT] == FOREVER:
                         self._go(g, k, k + 1, at)
-        self.now = at
+        self.now = self._settled = at
         return self._take_edges(at)
 
     def _tell(self, facts: Sequence[Row], told: set[tuple[Kind, int]], at: int) -> None:
         concerned = sorted({place for key in told for place in self._by_row.get(key, ())})
+        # Rows before this instant saw what was known then; so did its own, when the facts follow from them.
+        before = at if self._settled >= at else at - 1
         for g, k in concerned:
-            # Rows before this instant saw what was known then.
             group = self._groups[g]
-            if group.reached[k] >= at or (group.table[k, units.EDGE_AT] != FOREVER and group.table[k, units.EDGE_AT] >= at):
-                self._rewind(g, k, at - 1)
-            elif group.reached[k] < at - 1:
-                self._go(g, k, k + 1, at - 1)
+            if group.reached[k] > before:
+                self._rewind(g, k, before)
+            elif group.reached[k] < before:
+                self._go(g, k, k + 1, before)
         for key in told:
             self._bring(*key, at - 1)
         for row in facts:

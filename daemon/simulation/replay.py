@@ -306,7 +306,7 @@ class Passage:
             hot.feed(blocks, end)
             while True:
                 look = self.course.first_at if facts else self._next_look(hot, done)
-                bound = min(desk.next_at, look)
+                bound = max(min(desk.next_at, look), self.course.first_at)
                 limit = min(bound - 1, rehearsal.wake_at, end)
                 at, edges = hot.advance(limit)
                 if edges:
@@ -323,7 +323,7 @@ class Passage:
                         facts = (*facts, *desk.live(bound))
                     rows = (*(_rows_at(blocks, bound) if look == bound else ()), *facts)
                     facts = ()
-                    if rows:
+                    if rows or _is_instant(blocks, bound):
                         rehearsal.send(Observed(at=bound, source=SOURCE, rows=rows))
                     for order in desk.due(bound):
                         rehearsal.settle(order.action_id, desk.fill(order, bound), bound)
@@ -432,6 +432,12 @@ def cut(blocks: Sequence[Block], rows: int) -> Iterator[tuple[list[_Cut], int]]:
                 )  # fmt: skip
                 starts[j] = stop
         yield parts, end
+
+
+def _is_instant(blocks: Sequence[Block], at: int) -> bool:
+    """True when some block has a row of that time."""
+    places = [(block, int(np.searchsorted(block.ts, at))) for block in blocks]
+    return any(place < len(block.ts) and int(block.ts[place]) == at for block, place in places)
 
 
 def _rows_at(blocks: Sequence[Block], at: int) -> Iterator[Row]:
