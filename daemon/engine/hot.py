@@ -154,6 +154,7 @@ class Hot:
             if any(step.kind == "move_buffer" for step in held.runbook.all_steps()):
                 # What sizes a move is read by the engine itself: its windows must be warm by then.
                 self._reader(Kind.ACCOUNT, "time_to_liquidation", held.runbook.max_age)
+                self._reader(Kind.ROUTE, "route_eta_p95", held.runbook.max_age)
         self._relink()
         return restarted
 

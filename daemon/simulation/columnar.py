@@ -83,6 +83,11 @@ class Compiles(Protocol):
         """The same function, faster."""
 
 
+def _never_known(series: Series) -> bool:
+    """True when every window of a series needs more than one observation."""
+    return all(function in ("quantile", "std", "zscore") for function, _, _ in series.outputs)
+
+
 @dataclass(slots=True)
 class _Table:
     """The fed rows of one kind, sorted by entity, then time: `first[number]` to `end[number]` are an entity's."""
@@ -219,6 +224,8 @@ class ColumnHot(Hot):
                 names = {(t.kind, t.signal) for t in walk(term) if isinstance(t, Read)}
                 if kind in CHANGED or any(name in TOLD for _, name in names):
                     raise Unsupported(f"a window over what the account itself reports: {item.key}")
+                if kind in SHARED and isinstance(item, Series) and _never_known(item) and not any(key in self.recorded for key in names):
+                    continue  # told once, and no window of these is known by one observation
                 if kind in SHARED and any((k, n) not in self.recorded for k, n in names):
                     raise Unsupported(f"a window over what the account itself reports: {item.key}")
                 unit = units.window_unit(kind, item, self.layout, self.recorded)
