@@ -1,0 +1,223 @@
+"""The arithmetic of a span of instants at which the account owns the same (floor 5): pure functions over arrays, in two writings.
+
+`Columnwise` takes whole columns (numpy), the default. `Rowwise` goes row by row with two plain functions, `scan_rows` and `lay_rows`, that
+allocate nothing and that a compiler may be handed instead of the interpreter. Both do the same operations on the same numbers in the
+same order and agree to the last bit (a test).
+
+    TapedAccount(spec, marks=marks, spans=Rowwise(scan_rows=compiled(scan_rows), lay_rows=compiled(lay_rows)))
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+NAN = math.nan
+NULL = math.inf  # a cell that is not part of its row
+
+Found = tuple[int, float, int, float]
+"""(first instant at which the account is liquidated, or the end; before it: highest margin ratio >= 0, last instant at which every
+position is valued or -1, equity there)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Book:
+    """What the account owns, by market held, and what each market is worth at each instant of a grid.
+
+    prices: float64[held, instants], USD, NaN unknown; lows and highs: the same shape, NaN where no bar closes, or [held, 0] when no bar
+    was recorded; units (base, signed), entries (USD), fractions (maintenance margin of value): float64[held].
+    """
+
+    prices: Floats
+    lows: Floats
+    highs: Floats
+    units: Floats
+    entries: Floats
+    fractions: Floats
+
+
+class Spans(Protocol):
+    """What `TapedAccount` asks of its arithmetic."""
+
+    def lay(self, prices: Floats, grid: Ints, ts: Ints, event_ts: Ints, column: Floats, bound: int, value: float, seen: int) -> None:
+        """Fills what is NaN in `prices[grid]` with one signal of a market, where it is known, positive and fresh at that instant.
+
+        `ts`, `event_ts`, `column`: the market's rows; `value` and `seen`: the cell in force before them and its own time.
+        """
+
+    def scan(self, book: Book, collateral: float, start: int, end: int) -> Found:
+        """What the instants `start` up to `end` bring."""
+
+    def curve(self, book: Book, collateral: float, start: int, end: int) -> tuple[Floats, Floats]:
+        """(equity USD, margin ratio) of each of these instants, NaN unknown."""
+
+
+class Columnwise:
+    """The arithmetic over whole columns."""
+
+    def lay(self, prices: Floats, grid: Ints, ts: Ints, event_ts: Ints, column: Floats, bound: int, value: float, seen: int) -> None:
+        """See `Spans`."""
+        known = column != NULL
+        if grid is ts and known.all():
+            values, times = column, event_ts
+        else:
+            filled = np.maximum.accumulate(np.where(known, np.arange(len(column)), -1))
+            if grid is not ts:
+                rows = np.searchsorted(ts, grid, side="right") - 1
+                filled = np.where(rows >= 0, filled[np.maximum(rows, 0)], -1) if len(ts) else np.full(len(grid), -1)
+            if len(ts):
+                some = filled >= 0
+                values = np.where(some, column[filled], value)
+                times = np.where(some, event_ts[filled], seen)
+            else:
+                values, times = np.full(len(grid), value), np.full(len(grid), seen)
+        fresh = np.isnan(prices) & (values > 0.0)
+        fresh &= grid - bound <= times
+        np.copyto(prices, values, where=fresh)
+
+    def scan(self, book: Book, collateral: float, start: int, end: int) -> Found:
+        """See `Spans`."""
+        valued = ~np.isnan(book.prices[0, start:end])
+        for prices in book.prices[1:]:
+            valued &= ~np.isnan(prices[start:end])
+        equity, maintenance = _sums(book, collateral, start, end, extremes=False)
+        hit = valued & (maintenance > equity) & (maintenance != 0.0)
+        if book.lows.shape[1]:
+            worst, margin = _sums(book, collateral, start, end, extremes=True)
+            hit |= valued & (margin > worst) & (margin != 0.0)
+        size = int(np.argmax(hit)) if hit.any() else end - start
+        valued, equity = valued[:size], equity[:size]
+        known = _ratio(book, equity, maintenance[:size])[valued]
+        known = known[~np.isnan(known)]
+        highest = max(0.0, float(known.max())) if len(known) else 0.0
+        if not valued.any():
+            return start + size, highest, -1, NAN
+        last = size - 1 - int(np.argmax(valued[::-1]))
+        return start + size, highest, start + last, float(equity[last])
+
+    def curve(self, book: Book, collateral: float, start: int, end: int) -> tuple[Floats, Floats]:
+        """See `Spans`."""
+        equity, maintenance = _sums(book, collateral, start, end, extremes=False)
+        return equity, _ratio(book, equity, maintenance)
+
+
+def _sums(book: Book, collateral: float, start: int, end: int, *, extremes: bool) -> tuple[Floats, Floats]:
+    """(equity, maintenance margin) of each instant, USD; with `extremes` at the adverse side of the bars that close."""
+    equity = np.full(end - start, collateral)
+    maintenance = np.zeros(end - start)
+    for index, units in enumerate(book.units.tolist()):
+        if units == 0.0:
+            continue
+        price = book.prices[index, start:end]
+        if extremes:
+            extreme = (book.lows if units > 0.0 else book.highs)[index, start:end]
+            pick = np.minimum if units > 0.0 else np.maximum
+            price = np.where(extreme > 0.0, pick(extreme, price), price)
+        equity += units * (price - book.entries[index])
+        maintenance += abs(units) * price * book.fractions[index]
+    return equity, maintenance
+
+
+def _ratio(book: Book, equity: Floats, maintenance: Floats) -> Floats:
+    if not book.units.any():
+        return np.zeros(len(equity))
+    # Division by zero and NaN are what the masks are for.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(equity <= 0.0, np.inf, maintenance / equity)
+
+
+def scan_rows(
+    prices: Floats, lows: Floats, highs: Floats, units: Floats, entries: Floats, fractions: Floats, collateral: float, start: int, end: int
+) -> Found:
+    """`Spans.scan`, row by row."""
+    held = len(units)
+    bars = lows.shape[1] > 0
+    owns = False
+    for h in range(held):
+        if units[h] != 0.0:
+            owns = True
+    highest, last, last_equity = 0.0, -1, NAN
+    for i in range(start, end):
+        valued = True
+        equity, maintenance = collateral, 0.0
+        for h in range(held):
+            price = prices[h, i]
+            if price != price:
+                valued = False
+                break
+            size = units[h]
+            if size != 0.0:
+                equity += size * (price - entries[h])
+                maintenance += abs(size) * price * fractions[h]
+        if not valued:
+            continue
+        if maintenance > equity and maintenance != 0.0:
+            return i, highest, last, last_equity
+        if bars:
+            worst, margin = collateral, 0.0
+            for h in range(held):
+                size = units[h]
+                if size != 0.0:
+                    price = prices[h, i]
+                    extreme = lows[h, i] if size > 0.0 else highs[h, i]
+                    if extreme > 0.0 and ((size > 0.0 and extreme < price) or (size < 0.0 and extreme > price)):
+                        price = extreme
+                    worst += size * (price - entries[h])
+                    margin += abs(size) * price * fractions[h]
+            if margin > worst and margin != 0.0:
+                return i, highest, last, last_equity
+        last, last_equity = i, equity
+        if owns:
+            if equity <= 0.0:
+                highest = NULL
+            elif maintenance >= highest * equity:
+                # A quotient above `highest` always passes this test, rounded as it is: division is what costs here.
+                ratio = maintenance / equity
+                if ratio > highest:
+                    highest = ratio
+    return end, highest, last, last_equity
+
+
+def lay_rows(
+    prices: Floats, grid: Ints, ts: Ints, event_ts: Ints, column: Floats, bound: int, value: float, seen: int
+) -> None:
+    """`Spans.lay`, row by row."""
+    row, rows = 0, len(ts)
+    for k in range(len(grid)):
+        at = grid[k]
+        while row < rows and ts[row] <= at:
+            if column[row] != NULL:
+                value, seen = column[row], event_ts[row]
+            row += 1
+        if prices[k] != prices[k] and value > 0.0 and at - bound <= seen:
+            prices[k] = value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rowwise:
+    """The arithmetic row by row; with the two functions above, or with what a compiler made of them."""
+
+    scan_rows: Callable[[Floats, Floats, Floats, Floats, Floats, Floats, float, int, int], Found] = scan_rows
+    lay_rows: Callable[[Floats, Ints, Ints, Ints, Floats, int, float, int], None] = lay_rows
+
+    def lay(self, prices: Floats, grid: Ints, ts: Ints, event_ts: Ints, column: Floats, bound: int, value: float, seen: int) -> None:
+        """See `Spans`."""
+        self.lay_rows(prices, grid, ts, event_ts, column, bound, value, seen)
+
+    def scan(self, book: Book, collateral: float, start: int, end: int) -> Found:
+        """See `Spans`."""
+        return self.scan_rows(
+            book.prices, book.lows, book.highs, book.units, book.entries, book.fractions, collateral, start, end
+        )
+
+    def curve(self, book: Book, collateral: float, start: int, end: int) -> tuple[Floats, Floats]:
+        """See `Spans`."""
+        return Columnwise().curve(book, collateral, start, end)
