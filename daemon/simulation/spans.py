@@ -1,10 +1,10 @@
 """The arithmetic of a span of instants at which the account owns the same (floor 5): pure functions over arrays, in two writings.
 
-`Columnwise` takes whole columns (numpy), the default. `Rowwise` goes row by row with two plain functions, `scan_rows` and `lay_rows`, that
-allocate nothing and that a compiler may be handed instead of the interpreter. Both do the same operations on the same numbers in the
-same order and agree to the last bit (a test).
+`Columnwise` takes whole columns (numpy), the default. `Rowwise` goes row by row with three plain functions (`scan_rows`, `lay_rows`,
+`expired_rows`) that allocate nothing and that a compiler may be handed instead of the interpreter. Both do the same operations on the
+same numbers in the same order and agree to the last bit (a test).
 
-    TapedAccount(spec, marks=marks, spans=Rowwise(scan_rows=compiled(scan_rows), lay_rows=compiled(lay_rows)))
+    TapedAccount(spec, marks=marks, spans=Rowwise(scan=compiled(scan_rows), lay=compiled(lay_rows), ...))
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from daemon.units import FOREVER
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -44,14 +46,29 @@ class Book:
     fractions: Floats
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Series:
+    """One signal of one market over a slice: its rows (+inf = not part of the row), and the cell in force before them.
+
+    A reading is fresh for `bound` ns from its own time on; `value` is NaN where nothing was known before.
+    """
+
+    ts: Ints
+    event_ts: Ints
+    column: Floats
+    bound: int
+    value: float
+    seen: int
+
+
 class Spans(Protocol):
     """What `TapedAccount` asks of its arithmetic."""
 
-    def lay(self, prices: Floats, grid: Ints, ts: Ints, event_ts: Ints, column: Floats, bound: int, value: float, seen: int) -> None:
-        """Fills what is NaN in `prices[grid]` with one signal of a market, where it is known, positive and fresh at that instant.
+    def expired(self, series: Series, since: int) -> tuple[Ints, Ints]:
+        """Of readings that age out, not before `since`, while no newer one is known: until when they are fresh, when a newer one comes."""
 
-        `ts`, `event_ts`, `column`: the market's rows; `value` and `seen`: the cell in force before them and its own time.
-        """
+    def lay(self, prices: Floats, grid: Ints, series: Series) -> None:
+        """Fills what is NaN in `prices[grid]` with the signal, where it is known, positive and fresh at that instant."""
 
     def scan(self, book: Book, collateral: float, start: int, end: int) -> Found:
         """What the instants `start` up to `end` bring."""
@@ -63,24 +80,23 @@ class Spans(Protocol):
 class Columnwise:
     """The arithmetic over whole columns."""
 
-    def lay(self, prices: Floats, grid: Ints, ts: Ints, event_ts: Ints, column: Floats, bound: int, value: float, seen: int) -> None:
+    def expired(self, series: Series, since: int) -> tuple[Ints, Ints]:
         """See `Spans`."""
+        ts, event_ts, column = series.ts, series.event_ts, series.column
         known = column != NULL
-        if grid is ts and known.all():
-            values, times = column, event_ts
-        else:
-            filled = np.maximum.accumulate(np.where(known, np.arange(len(column)), -1))
-            if grid is not ts:
-                rows = np.searchsorted(ts, grid, side="right") - 1
-                filled = np.where(rows >= 0, filled[np.maximum(rows, 0)], -1) if len(ts) else np.full(len(grid), -1)
-            if len(ts):
-                some = filled >= 0
-                values = np.where(some, column[filled], value)
-                times = np.where(some, event_ts[filled], seen)
-            else:
-                values, times = np.full(len(grid), value), np.full(len(grid), seen)
+        if not known.all():
+            ts, event_ts, column = ts[known], event_ts[known], column[known]
+        ends = np.concatenate(([series.seen], event_ts)) + series.bound
+        came = np.concatenate(([since], ts))
+        replaced = np.append(ts, FOREVER)
+        chosen = (ends < replaced) & (ends >= came) & (np.concatenate(([series.value], column)) > 0.0)
+        return ends[chosen], replaced[chosen]
+
+    def lay(self, prices: Floats, grid: Ints, series: Series) -> None:
+        """See `Spans`."""
+        values, seen = in_force(series, grid)
         fresh = np.isnan(prices) & (values > 0.0)
-        fresh &= grid - bound <= times
+        fresh &= grid - series.bound <= seen
         np.copyto(prices, values, where=fresh)
 
     def scan(self, book: Book, collateral: float, start: int, end: int) -> Found:
@@ -107,6 +123,22 @@ class Columnwise:
         """See `Spans`."""
         equity, maintenance = _sums(book, collateral, start, end, extremes=False)
         return equity, _ratio(book, equity, maintenance)
+
+
+def in_force(series: Series, grid: Ints) -> tuple[Floats, Ints]:
+    """(value, its own time) of a signal at each instant of a grid; NaN when there is none."""
+    ts, column = series.ts, series.column
+    if not len(ts):
+        return np.full(len(grid), series.value), np.full(len(grid), series.seen)
+    same = grid is ts
+    known = column != NULL
+    if same and known.all():
+        return column, series.event_ts
+    filled = np.maximum.accumulate(np.where(known, np.arange(len(column)), -1))
+    if not same:
+        rows = np.searchsorted(ts, grid, side="right") - 1
+        filled = np.where(rows >= 0, filled[np.maximum(rows, 0)], -1)
+    return np.where(filled >= 0, column[filled], series.value), np.where(filled >= 0, series.event_ts[filled], series.seen)
 
 
 def _sums(book: Book, collateral: float, start: int, end: int, *, extremes: bool) -> tuple[Floats, Floats]:
@@ -201,22 +233,54 @@ def lay_rows(
             prices[k] = value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+def expired_rows(
+    ends: Ints, replaced: Ints, ts: Ints, event_ts: Ints, column: Floats, bound: int, value: float, seen: int, since: int
+) -> int:
+    """`Spans.expired`, row by row, into two arrays of one cell more than there are rows; how many cells were filled."""
+    count, came = 0, since
+    for row in range(len(ts)):
+        if column[row] != NULL:
+            end = seen + bound
+            if end < ts[row] and end >= came and value > 0.0:
+                ends[count], replaced[count] = end, ts[row]
+                count += 1
+            value, seen, came = column[row], event_ts[row], ts[row]
+    end = seen + bound
+    if end >= came and value > 0.0:
+        ends[count], replaced[count] = end, FOREVER
+        count += 1
+    return count
+
+
+Scan = Callable[[Floats, Floats, Floats, Floats, Floats, Floats, float, int, int], Found]
+Lay = Callable[[Floats, Ints, Ints, Ints, Floats, int, float, int], None]
+Expired = Callable[[Ints, Ints, Ints, Ints, Floats, int, float, int, int], int]
+
+
 class Rowwise:
-    """The arithmetic row by row; with the two functions above, or with what a compiler made of them."""
+    """The arithmetic row by row, with the three functions above or with what a compiler made of them."""
 
-    scan_rows: Callable[[Floats, Floats, Floats, Floats, Floats, Floats, float, int, int], Found] = scan_rows
-    lay_rows: Callable[[Floats, Ints, Ints, Ints, Floats, int, float, int], None] = lay_rows
+    def __init__(self, *, scan: Scan = scan_rows, lay: Lay = lay_rows, expired: Expired = expired_rows) -> None:
+        self._scan, self._lay, self._expired = scan, lay, expired
 
-    def lay(self, prices: Floats, grid: Ints, ts: Ints, event_ts: Ints, column: Floats, bound: int, value: float, seen: int) -> None:
+    def expired(self, series: Series, since: int) -> tuple[Ints, Ints]:
         """See `Spans`."""
-        self.lay_rows(prices, grid, ts, event_ts, column, bound, value, seen)
+        ends, replaced = np.empty(len(series.ts) + 1, np.int64), np.empty(len(series.ts) + 1, np.int64)
+        count = self._expired(
+            ends, replaced, series.ts, series.event_ts, series.column, series.bound, series.value, series.seen, since
+        )
+        return ends[:count], replaced[:count]
+
+    def lay(self, prices: Floats, grid: Ints, series: Series) -> None:
+        """See `Spans`."""
+        self._lay(prices, grid, series.ts, series.event_ts, series.column, series.bound, series.value, series.seen)
 
     def scan(self, book: Book, collateral: float, start: int, end: int) -> Found:
         """See `Spans`."""
-        return self.scan_rows(
+        stop, highest, last, equity = self._scan(
             book.prices, book.lows, book.highs, book.units, book.entries, book.fractions, collateral, start, end
         )
+        return int(stop), float(highest), int(last), float(equity)  # not numpy's scalars: they print otherwise
 
     def curve(self, book: Book, collateral: float, start: int, end: int) -> tuple[Floats, Floats]:
         """See `Spans`."""
