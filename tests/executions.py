@@ -193,7 +193,7 @@ def course(chance: random.Random, count: int) -> Course:
 
 def outcome(over: Course, books: tuple[Runbook, ...], compiler: Compiles | None) -> Outcome:
     """One pass; the compiled execution when a compiler is given (raises Unsupported where it does not apply)."""
-    hot = None if compiler is None else ColumnHot(over.topology, over.sources, compiler=compiler, recorded=recorded(over.blocks))
+    hot = None if compiler is None else ColumnHot(over.topology, over.sources, compiler=compiler, recorded=recorded(over))
     engine = Engine(topology=over.topology, house=HouseLimits(), build="test", sources=over.sources, hot=hot)
     passage = Passage(over, engine=engine, runbooks=books)
     records: list[Record] = []

@@ -17,7 +17,7 @@ from daemon import __version__
 from daemon.engine.engine import Engine
 from daemon.engine.limits import HouseLimits, parse_house_limits
 from daemon.errors import RunbookError, UserError
-from daemon.journal.recording import FILES, Recording
+from daemon.journal.recording import Recording
 from daemon.runbook.document import compose
 from daemon.runbook.load import load_paths
 from daemon.runbook.model import Runbook
@@ -63,7 +63,7 @@ def replay(
         episodes=played.log.episodes(),
         having=outturn(played.account),
         lacking=outturn(alone),
-        extremes=course.has_extremes,
+        extremes=course.survey.has_extremes,
         sample=spec.sample,
         costs=_costs(spec),
         notes=tuple(_notes(course, limits)),
@@ -84,8 +84,6 @@ def _runbooks(paths: Sequence[Path]) -> tuple[Runbook, ...]:
 
 def _course(folder: Path, spec: AccountSpec, *, keep_series: bool) -> Course:
     recording = Recording.open(folder)
-    tables = [recording.table(kind) for kind in FILES if kind in recording.kinds]
-    blocks = tuple(table for table in tables if len(table))
     intervals = recording.intervals
     names = {entity.partition(":")[0] for kind in (Kind.MARKET, Kind.VENUE) for entity in recording.entities.get(kind, ())}
     venues = {
@@ -94,10 +92,10 @@ def _course(folder: Path, spec: AccountSpec, *, keep_series: bool) -> Course:
         )
         for name in sorted(names)
     }
-    if not blocks:
+    if not recording.row_count:
         raise UserError(f"{folder}: the recording holds no row; import some history first")
     return Course(
-        blocks=blocks, spec=spec, topology=spec.topology(venues), holds=recording.holds_by_venue, intervals=intervals,
+        history=recording, spec=spec, topology=spec.topology(venues), holds=recording.holds_by_venue, intervals=intervals,
         keep_series=keep_series,
     )  # fmt: skip
 
@@ -105,7 +103,7 @@ def _course(folder: Path, spec: AccountSpec, *, keep_series: bool) -> Course:
 def _require_history(course: Course, recording: Path, account: Path) -> None:
     """Refuses positions at a venue that the recording has no row of: the report would be all zero."""
     spec = course.spec
-    venues = sorted(course.topology.venues.keys() & {entity.partition(":")[0] for block in course.blocks for entity in block.entity_ids})
+    venues = sorted(course.topology.venues.keys() & {entity.partition(":")[0] for ids in course.entities.values() for entity in ids})
     if spec.positions and spec.venue not in venues:
         there = f"it has {', '.join(venues)}: write one of them" if venues else "it has no market at all; import some history first"
         raise UserError(f"{account}: venue '{spec.venue}' has no row in the recording {recording}; {there}")
@@ -114,8 +112,8 @@ def _require_history(course: Course, recording: Path, account: Path) -> None:
 def _unpriced(course: Course) -> Iterator[str]:
     """What to know of markets that are held and never valued."""
     spec = course.spec
-    recorded = {entity for block in course.blocks if block.kind is Kind.MARKET for entity in block.entity_ids}
-    lacking = [market.partition(":")[2] for market in course.unpriced()]
+    recorded = course.entities.get(Kind.MARKET, ())
+    lacking = [market.partition(":")[2] for market in course.survey.unpriced]
     if lacking:
         own = sorted(entity.partition(":")[2] for entity in recorded if entity.partition(":")[0] == spec.venue)
         shown = ", ".join(own[:MARKETS_SHOWN]) + (", ..." if len(own) > MARKETS_SHOWN else "")
@@ -158,7 +156,7 @@ def _costs(spec: AccountSpec) -> str:
 
 def _notes(course: Course, limits: Path | None) -> Iterator[str]:
     yield from _unpriced(course)
-    for market, spacing in course.fills_at_edge().items():
+    for market, spacing in course.survey.coarse.items():
         typical = show_duration(spacing / NS)
         yield f"fills of {market} use the price known when the order was sent: its prices are {typical} apart (median), more than a minute"
     for position in course.spec.positions:

@@ -411,7 +411,10 @@ class ColumnHot(Hot):
     # --- columns ----------------------------------------------------------------------------------------------------------
     def feed(self, blocks: Iterable[Columns], end: int) -> None:
         """The rows up to the instant `end`, at most one block a kind; everything fed before has been advanced through."""
-        assert not self._edges, "the rows fed before hold edges still"
+        assert self._first_edge() == FOREVER, "the rows fed before hold edges still"
+        blocks = list(blocks)
+        if len({block.kind for block in blocks}) < len(blocks):
+            raise Unsupported("rows of one kind come in several blocks")
         if self._built:
             self._keep_all()
         self._tables = {block.kind: self._sorted(block) for block in blocks if len(block.ts) and any(k is block.kind for k, _ in self.recorded)}

@@ -29,21 +29,27 @@ import numpy as np
 import numpy.typing as npt
 
 from daemon.language import kernels
-from daemon.simulation import loops, lower
+from daemon.simulation import loops, lower, spans
+from daemon.simulation.spans import Rowwise, expired_rows, lay_rows, scan_rows
 from daemon.world import margin
 
 OBJECTS_MAX = 2_000  # of a cache folder; the oldest go first
-ANNOTATED = {"Ints": "I1", "Floats": "F1", "int": "i", "float": "f", "IntRows": "I2", "FloatRows": "F2"}
+ANNOTATED = {"Ints": "I1", "Floats": "F1", "int": "i", "float": "f", "FloatTable": "F2"}
+RESULTS_MAX = 8  # values that a function may return
 
 
 class Call:
     """A compiled function and the frame of its arguments: bound once, changed one by one, called often."""
 
-    def __init__(self, function: Callable[[int], int], types: Mapping[str, str]) -> None:
+    def __init__(self, owner: object, function: Callable[[int], int], types: Mapping[str, str], returned: str = "") -> None:
+        """`owner` holds the machine code, which lives as long as this. `returned`: `i` and `f` for each value that comes back behind the arguments; empty: one int does."""
+        self._owner = owner
         self._function = function
         self._types = types
+        self._returned = returned
         self._places = lower.packed(types)
-        self._frame = np.zeros(max(1, sum(1 if code in lower.SCALARS else int(code[1]) for code in types.values())), np.int64)
+        self._width = sum(1 if code in lower.SCALARS else int(code[1]) for code in types.values())
+        self._frame = np.zeros(self._width + RESULTS_MAX, np.int64)
         self._floats = self._frame.view(np.float64)
         self._address = self._frame.ctypes.data
         self._kept: dict[str, npt.NDArray[Any]] = {}  # arrays live as long as they are bound
@@ -66,11 +72,17 @@ class Call:
         else:
             self._frame[place] = value
 
-    def __call__(self, **arguments: npt.NDArray[Any] | float) -> int:
+    def __call__(self, *given: npt.NDArray[Any] | float, **arguments: npt.NDArray[Any] | float) -> Any:
         """Calls it with some arguments changed."""
+        for name, value in zip(self._types, given, strict=False):
+            self.bind(name, value)
         for name, value in arguments.items():
             self.bind(name, value)
-        return self._function(self._address)
+        found = self._function(self._address)
+        if not self._returned:
+            return found
+        cells = zip(self._returned, self._frame[self._width :].tolist(), self._floats[self._width :].tolist(), strict=False)
+        return tuple(real if code == "f" else whole for code, whole, real in cells)
 
 
 class Compiler:
@@ -93,13 +105,17 @@ class Compiler:
 
     def unit(self, text: str, types: Mapping[str, str]) -> Call:
         """The function `run` of a unit's text."""
-        return Call(self._compiled(text, "run", types), types)
+        return Call(self._engine, self._compiled(text, "run", types), types)
 
-    def function(self, function: Callable[..., object]) -> Call:
-        """A function of numbers and arrays that returns nothing or an int, with what it calls in the loops and the kernels; its
-        annotations say what it takes."""
+    def function(self, function: Callable[..., object], returned: str = "") -> Call:
+        """A function of numbers and arrays that returns nothing, an int, or the values that `returned` names, with what it calls in
+        the loops and the kernels; its annotations say what it takes."""
         types = {name: ANNOTATED[str(code)] for name, code in inspect.get_annotations(function).items() if name != "return"}
-        return Call(self._compiled(inspect.getsource(function), function.__name__, types), types)
+        return Call(self._engine, self._compiled(inspect.getsource(function), function.__name__, types), types, returned)
+
+    def spans(self) -> Rowwise:
+        """The simulated account's arithmetic, compiled."""
+        return Rowwise(scan=self.function(scan_rows, "ifif"), lay=self.function(lay_rows), expired=self.function(expired_rows))
 
     def _compiled(self, text: str, entry: str, types: Mapping[str, str]) -> Callable[[int], int]:
         whole = _prelude(text) + text + "\n"
@@ -167,7 +183,7 @@ def _kernels() -> tuple[Mapping[str, str], Mapping[str, str]]:
     """(functions, constants) of the kernels by name, as text; where a plain kernel uses what a machine has not, `loops` has another."""
     functions: dict[str, str] = {}
     constants: dict[str, str] = {}
-    for module in (margin, kernels, loops):
+    for module in (margin, kernels, spans, loops):
         source = inspect.getsource(module)
         for node in ast.parse(source).body:
             if isinstance(node, ast.FunctionDef):

@@ -64,7 +64,13 @@ def lower(source: str, entry: str, parameters: Mapping[str, str], symbol: str) -
         else:
             passed.append(cell if argument.type == I64 else builder.bitcast(cell, F64))
     found = builder.call(made, passed)
-    builder.ret(ir.Constant(I64, 0) if returned == () else found)
+    if isinstance(returned, tuple):
+        # Several values are put behind the parameters.
+        for j, code in enumerate(returned):
+            part = builder.extract_value(found, j)
+            cell = builder.gep(outside.args[0], [ir.Constant(I64, len(passed) + j)])
+            builder.store(builder.bitcast(part, I64) if code == "f" else part, cell)
+    builder.ret(ir.Constant(I64, 0) if isinstance(returned, tuple) else found)
     return module
 
 
