@@ -6,7 +6,7 @@ import csv
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from daemon import __version__
 from daemon.engine.engine import Engine
 from daemon.engine.limits import HouseLimits, parse_house_limits
 from daemon.errors import RunbookError, UserError
-from daemon.journal.recording import Recording
+from daemon.journal.recording import Block, Recording
 from daemon.runbook.document import compose
 from daemon.runbook.load import load_paths
 from daemon.runbook.model import Runbook
@@ -33,6 +33,26 @@ from daemon.world.entities import Kind, Venue
 MARKETS_SHOWN = 12  # of a venue, in an error
 
 
+class _Timed:
+    """A recording that knows how long it was read: a pass reads as it goes, and reading counts as loading."""
+
+    def __init__(self, recording: Recording) -> None:
+        self.seconds = 0.0
+        self.row_count, self.first_at, self.last_at = recording.row_count, recording.first_at, recording.last_at
+        self.signals, self.entities = recording.signals, recording.entities
+        self._recording = recording
+
+    def slices(self, signals: Mapping[Kind, Collection[str]] | None = None) -> Iterator[tuple[Block, ...]]:
+        found = self._recording.slices(signals)
+        while True:
+            started = time.perf_counter()
+            blocks = next(found, None)
+            self.seconds += time.perf_counter() - started
+            if blocks is None:
+                return
+            yield blocks
+
+
 def replay(
     recording: Path, *, runbooks: Sequence[Path] | Path, account: Path, json_format: bool, out: Path | None, limits: Path | None
 ) -> int:
@@ -44,26 +64,32 @@ def replay(
     books = _runbooks([runbooks] if isinstance(runbooks, Path) else list(runbooks))
     spec = load_account(account)
     house = HouseLimits() if limits is None else _house(limits)
-    course = _course(recording, spec, keep_series=out is not None)
+    course, read = _course(recording, spec, keep_series=out is not None)
     _require_history(course, recording, account)
+    survey = course.survey
     loaded = time.perf_counter()
     engine = Engine(topology=course.topology, house=house, build=__version__, sources=course.sources)
     passage = Passage(course, engine=engine, runbooks=books)
-    compiled = time.perf_counter()
+    compiled, read_before = time.perf_counter(), read.seconds
     with _progress(course.rows) as progress:
         played = passage.play(progress)
-    replayed = time.perf_counter()
+    replayed, read_with = time.perf_counter(), read.seconds - read_before
     alone = play_without(course)
-    done = time.perf_counter()
+    done, read_without = time.perf_counter(), read.seconds - read_before - read_with
     report = Report(
         rows=course.rows,
         first_at=course.first_at,
         last_at=course.last_at,
-        seconds={"load": loaded - started, "compile": compiled - loaded, "replay": replayed - compiled, "without": done - replayed},
+        seconds={
+            "load": loaded - started + read_with + read_without,
+            "compile": compiled - loaded,
+            "replay": replayed - compiled - read_with,
+            "without": done - replayed - read_without,
+        },
         episodes=played.log.episodes(),
         having=outturn(played.account),
         lacking=outturn(alone),
-        extremes=course.survey.has_extremes,
+        extremes=survey.has_extremes,
         sample=spec.sample,
         costs=_costs(spec),
         notes=tuple(_notes(course, limits)),
@@ -82,7 +108,7 @@ def _runbooks(paths: Sequence[Path]) -> tuple[Runbook, ...]:
     return found.runbooks
 
 
-def _course(folder: Path, spec: AccountSpec, *, keep_series: bool) -> Course:
+def _course(folder: Path, spec: AccountSpec, *, keep_series: bool) -> tuple[Course, _Timed]:
     recording = Recording.open(folder)
     intervals = recording.intervals
     names = {entity.partition(":")[0] for kind in (Kind.MARKET, Kind.VENUE) for entity in recording.entities.get(kind, ())}
@@ -94,10 +120,12 @@ def _course(folder: Path, spec: AccountSpec, *, keep_series: bool) -> Course:
     }
     if not recording.row_count:
         raise UserError(f"{folder}: the recording holds no row; import some history first")
-    return Course(
-        history=recording, spec=spec, topology=spec.topology(venues), holds=recording.holds_by_venue, intervals=intervals,
+    timed = _Timed(recording)
+    course = Course(
+        history=timed, spec=spec, topology=spec.topology(venues), holds=recording.holds_by_venue, intervals=intervals,
         keep_series=keep_series,
     )  # fmt: skip
+    return course, timed
 
 
 def _require_history(course: Course, recording: Path, account: Path) -> None:

@@ -371,9 +371,11 @@ def to_block(kind: Kind, frame: pl.DataFrame, entities: tuple[str, ...] | None =
     if len(entities) > 1:
         ids = frame.select(entity_expression(kind).cast(pl.Enum(entities)).to_physical().alias("id"))["id"]
         entity = ids.to_numpy().astype(np.int32)
-    ts = frame["ts"].to_numpy()
-    event_ts = frame["event_ts"].fill_null(frame["ts"]).to_numpy() if "event_ts" in frame.columns else ts
-    columns = {name: frame[name].fill_null(INF).to_numpy() for name in signal_columns(kind, frame)}
+    names = signal_columns(kind, frame)
+    own = pl.col("event_ts").fill_null(pl.col("ts")) if "event_ts" in frame.columns else pl.col("ts").alias("event_ts")
+    filled = frame.select("ts", own, *(pl.col(name).fill_null(INF) for name in names))
+    columns = {name: filled[name].to_numpy() for name in names}
+    ts, event_ts = filled["ts"].to_numpy(), filled["event_ts"].to_numpy()
     return Block(kind=kind, ts=ts, event_ts=event_ts, entity=entity, entity_ids=entities, columns=columns)
 
 

@@ -137,8 +137,9 @@ class _Desk:
 
     def live(self, at: int) -> tuple[Row, ...]:
         """Lives through everything up to `at`, arrivals first; what the venue then reports."""
-        self.account.pass_to(at - 1)
-        self.account.credit(at)
+        if self.account.next_arrival() <= at:
+            self.account.pass_to(at - 1)
+            self.account.credit(at)
         self.account.pass_to(at)
         self._look_ahead(at)
         return self.account.changes()
