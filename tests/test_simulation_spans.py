@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,8 +26,10 @@ def test_a_span_is_scanned_alike_over_columns_and_row_by_row(
         prices=np.ascontiguousarray(cells[:2]), lows=cells[2:] if bars else none, highs=cells[2:] + 10.0 if bars else none,
         units=np.array(units), entries=np.array([33.0, 20.0]), fractions=np.array([fraction, 0.05]),
     )  # fmt: skip
-    for start in range(len(instants)):
-        assert repr(Columnwise().scan(book, cash, start, len(instants))) == repr(Rowwise().scan(book, cash, start, len(instants)))
+    alone = replace(book, prices=book.prices[:1], units=book.units[:1], entries=book.entries[:1], fractions=book.fractions[:1])
+    for held in (book, replace(alone, lows=book.lows[:1], highs=book.highs[:1])):
+        for start in range(len(instants)):
+            assert repr(Columnwise().scan(held, cash, start, len(instants))) == repr(Rowwise().scan(held, cash, start, len(instants)))
 
 
 STEP = st.tuples(st.integers(1, 30), st.integers(-20, 60), st.one_of(st.just(NULL), PRICE))

@@ -264,9 +264,7 @@ class Recording:
             self._blocks[kind] = to_block(kind, self.frame(kind))
         return self._blocks[kind]
 
-    def slices(
-        self, signals: Mapping[Kind, Collection[str]] | None = None, *, rows: int = SLICE_ROWS
-    ) -> Iterator[tuple[Block, ...]]:
+    def slices(self, signals: Mapping[Kind, Collection[str]] | None = None, *, rows: int = SLICE_ROWS) -> Iterator[tuple[Block, ...]]:
         """The rows one stretch of time after another: at most one block a kind, in the order of `FILES`, no instant split.
 
         `signals` names the kinds and columns wanted (default: all). About `rows` rows of a kind are in memory at a time, or a row group

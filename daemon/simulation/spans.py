@@ -192,6 +192,25 @@ def scan_rows(
         if units[h] != 0.0:
             owns = True
     highest, last, last_equity = 0.0, -1, NAN
+    if held == 1 and owns and not bars:
+        # The same for one position and no bars, which is most of all replays: three times as fast for what stays in registers.
+        size, entry, fraction = units[0], entries[0], fractions[0]
+        weight, span = abs(size), prices[0, start:end]
+        for k in range(len(span)):
+            price = span[k]
+            if price != price:
+                continue
+            equity, maintenance = collateral + size * (price - entry), weight * price * fraction
+            if maintenance > equity and maintenance != 0.0:
+                return start + k, highest, last, last_equity
+            last, last_equity = start + k, equity
+            if equity <= 0.0:
+                highest = NULL
+            elif maintenance >= highest * equity:
+                ratio = maintenance / equity
+                if ratio > highest:
+                    highest = ratio
+        return end, highest, last, last_equity
     for i in range(start, end):
         valued = True
         equity, maintenance = collateral, 0.0
@@ -233,9 +252,7 @@ def scan_rows(
     return end, highest, last, last_equity
 
 
-def lay_rows(
-    prices: Floats, grid: Ints, ts: Ints, event_ts: Ints, column: Floats, bound: int, value: float, seen: int
-) -> None:
+def lay_rows(prices: Floats, grid: Ints, ts: Ints, event_ts: Ints, column: Floats, bound: int, value: float, seen: int) -> None:
     """`Spans.lay`, row by row."""
     row, rows = 0, len(ts)
     for k in range(len(grid)):
@@ -281,9 +298,7 @@ class Rowwise:
     def expired(self, series: Series, since: int) -> tuple[Ints, Ints]:
         """See `Spans`."""
         ends, replaced = np.empty(len(series.ts) + 1, np.int64), np.empty(len(series.ts) + 1, np.int64)
-        count = self._expired(
-            ends, replaced, series.ts, series.event_ts, series.column, series.bound, series.value, series.seen, since
-        )
+        count = self._expired(ends, replaced, series.ts, series.event_ts, series.column, series.bound, series.value, series.seen, since)
         return ends[:count], replaced[:count]
 
     def lay(self, prices: Floats, grid: Ints, series: Series) -> None:
