@@ -17,6 +17,7 @@ from daemon.runbook.model import Runbook
 from daemon.simulation.account import AccountSpec, MarketRules, OpeningPosition, Totals
 from daemon.simulation.columnar import ColumnHot, Compiles
 from daemon.simulation.replay import Course, Passage, recorded
+from daemon.simulation.spans import Spans
 from daemon.units import NS
 from daemon.world.entities import Kind, Route, Venue
 
@@ -191,11 +192,11 @@ def course(chance: random.Random, count: int) -> Course:
     )  # fmt: skip
 
 
-def outcome(over: Course, books: tuple[Runbook, ...], compiler: Compiles | None) -> Outcome:
+def outcome(over: Course, books: tuple[Runbook, ...], compiler: Compiles | None, spans: Spans | None = None) -> Outcome:
     """One pass; the compiled execution when a compiler is given (raises Unsupported where it does not apply)."""
     hot = None if compiler is None else ColumnHot(over.topology, over.sources, compiler=compiler, recorded=recorded(over))
     engine = Engine(topology=over.topology, house=HouseLimits(), build="test", sources=over.sources, hot=hot)
-    passage = Passage(over, engine=engine, runbooks=books)
+    passage = Passage(over, engine=engine, runbooks=books, spans=spans)
     records: list[Record] = []
     take = passage.log.take
 

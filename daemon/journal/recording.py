@@ -264,9 +264,7 @@ class Recording:
             self._blocks[kind] = to_block(kind, self.frame(kind))
         return self._blocks[kind]
 
-    def slices(
-        self, signals: Mapping[Kind, Collection[str]] | None = None, *, rows: int = SLICE_ROWS
-    ) -> Iterator[tuple[Block, ...]]:
+    def slices(self, signals: Mapping[Kind, Collection[str]] | None = None, *, rows: int = SLICE_ROWS) -> Iterator[tuple[Block, ...]]:
         """The rows one stretch of time after another: at most one block a kind, in the order of `FILES`, no instant split.
 
         `signals` names the kinds and columns wanted (default: all). About `rows` rows of a kind are in memory at a time, or a row group
@@ -289,7 +287,7 @@ class Recording:
     def _batches(self, kind: Kind, names: Sequence[str], rows: int) -> Iterator[Block]:
         """A file front to back, `rows` at a time, decoded ahead by at most a few row groups."""
         path, ids = self._files[kind], self.entities[kind]
-        keys = KEYS[kind] if len(ids) > 1 else ()
+        keys = _key_values(kind, ids)
         query = pl.scan_parquet(path)
         own_times = ["event_ts"] if "event_ts" in query.collect_schema() else []
         query = query.select("ts", *own_times, *keys, *names)
@@ -367,14 +365,36 @@ def to_block(kind: Kind, frame: pl.DataFrame, entities: tuple[str, ...] | None =
     """A frame of a recording as numpy columns; `entities` are the ids that its keys may name, when they are known."""
     if entities is None:
         entities = _distinct(kind, frame.lazy())
-    entity = np.zeros(len(frame), np.int32)
-    if len(entities) > 1:
-        ids = frame.select(entity_expression(kind).cast(pl.Enum(entities)).to_physical().alias("id"))["id"]
-        entity = ids.to_numpy().astype(np.int32)
-    ts = frame["ts"].to_numpy()
-    event_ts = frame["event_ts"].fill_null(frame["ts"]).to_numpy() if "event_ts" in frame.columns else ts
-    columns = {name: frame[name].fill_null(INF).to_numpy() for name in signal_columns(kind, frame)}
+    entity = _numbers(kind, frame, entities)
+    names = signal_columns(kind, frame)
+    own = pl.col("event_ts").fill_null(pl.col("ts")) if "event_ts" in frame.columns else pl.col("ts").alias("event_ts")
+    filled = frame.select("ts", own, *(pl.col(name).fill_null(INF) for name in names))
+    columns = {name: filled[name].to_numpy() for name in names}
+    ts, event_ts = filled["ts"].to_numpy(), filled["event_ts"].to_numpy()
     return Block(kind=kind, ts=ts, event_ts=event_ts, entity=entity, entity_ids=entities, columns=columns)
+
+
+def _key_values(kind: Kind, entities: Sequence[str]) -> dict[str, list[str]]:
+    """The values of each key that tells entities apart, sorted; one that is the same everywhere need not even be read."""
+    parts = [entity.split(":", len(KEYS[kind]) - 1) for entity in entities]
+    values = {key: sorted({part[place] for part in parts}) for place, key in enumerate(KEYS[kind])}
+    return {key: found for key, found in values.items() if len(found) > 1}
+
+
+def _numbers(kind: Kind, frame: pl.DataFrame, entities: Sequence[str]) -> npt.NDArray[np.int32]:
+    """Each row's index into `entities`: keys are numbered one by one, which is many times faster than joining their texts."""
+    code = np.zeros(len(frame), np.int64)
+    codes = np.zeros(len(entities), np.int64)
+    parts = [entity.split(":", len(KEYS[kind]) - 1) for entity in entities]
+    for key, values in _key_values(kind, entities).items():
+        code = code * len(values) + frame[key].cast(pl.Enum(values)).to_physical().to_numpy()
+        number, place = {value: index for index, value in enumerate(values)}, KEYS[kind].index(key)
+        codes = codes * len(values) + np.array([number[part[place]] for part in parts], np.int64)
+    table = np.full(int(codes.max(initial=0)) + 1, -1, np.int32)
+    table[codes] = np.arange(len(entities), dtype=np.int32)
+    entity = table[code] if len(entities) > 1 else code.astype(np.int32)
+    assert not len(entity) or int(entity.min()) >= 0, "the metadata names every entity"
+    return entity
 
 
 def _distinct(kind: Kind, frame: pl.LazyFrame) -> tuple[str, ...]:
@@ -405,7 +425,7 @@ def _joined(first: Block, second: Block) -> Block:
 
 
 def _whole_instants(batches: Iterator[Block]) -> Iterator[Block]:
-    """The same rows, an instant that goes on in the next batch moved together."""
+    """The same rows, an instant that goes on in the next batch a block of its own: only its rows are copied."""
     held: Block | None = None
     for batch in batches:
         if not len(batch):
@@ -414,9 +434,11 @@ def _whole_instants(batches: Iterator[Block]) -> Iterator[Block]:
             held = batch
             continue
         more = int(np.searchsorted(batch.ts, held.ts[-1], side="right"))
-        if more:
-            held = _joined(held, batch.cut(0, more))
-        if more < len(batch):
+        first = int(np.searchsorted(held.ts, held.ts[-1])) if more else len(held)
+        if first:
+            yield held.cut(0, first)
+        held = _joined(held.cut(first, len(held)), batch.cut(0, more)) if more else batch
+        if 0 < more < len(batch):
             yield held
             held = batch.cut(more, len(batch))
     if held is not None:

@@ -224,7 +224,7 @@ class SimulatedAccount:
         self._pay_funding(valued)
         if valued:
             # A bar that closes as the account begins describes a time before it: its extremes are not the account's.
-            if existed:
+            if existed and any(holding.mark.closes_bar for holding in self._held):
                 self._test_liquidation(at, extremes=True)
             self._test_liquidation(at, extremes=False)
             self.totals.margin_ratio_max = max(self.totals.margin_ratio_max, min(self.margin_ratio(), RATIO_MAX))

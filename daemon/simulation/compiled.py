@@ -88,7 +88,10 @@ class Call:
 class Compiler:
     """Compiles texts and functions; `compiled` counts those that were not found on disk. `folder` None: nothing is kept."""
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, clock: Callable[[], float] | None = None) -> None:
+        """`clock` gives seconds; `seconds` counts those spent compiling and loading."""
+        self._clock = clock
+        self.seconds = 0.0
         self.folder = folder if folder is not None and _writable(folder) else None
         self.compiled = 0
         self._runs: dict[str, Callable[[int], int]] = {}
@@ -118,6 +121,7 @@ class Compiler:
         return Rowwise(scan=self.function(scan_rows, "ifif"), lay=self.function(lay_rows), expired=self.function(expired_rows))
 
     def _compiled(self, text: str, entry: str, types: Mapping[str, str]) -> Callable[[int], int]:
+        before = self._clock() if self._clock else 0.0
         whole = _prelude(text) + text + "\n"
         what = "\0".join((whole, entry, repr(list(types.items())), _OWN, llvmlite.__version__, self._cpu))
         digest = hashlib.sha256(what.encode()).hexdigest()[:40]
@@ -126,6 +130,7 @@ class Compiler:
             self._engine.add_object_file(llvm.ObjectFileRef.from_data(self._object(digest, symbol, whole, entry, types)))
             self._engine.finalize_object()
             self._runs[digest] = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(self._engine.get_function_address(symbol))
+        self.seconds += self._clock() - before if self._clock else 0.0
         return self._runs[digest]
 
     def _object(self, digest: str, symbol: str, whole: str, entry: str, types: Mapping[str, str]) -> bytes:

@@ -141,8 +141,9 @@ class _Desk:
 
     def live(self, at: int) -> tuple[Row, ...]:
         """Lives through everything up to `at`, arrivals first; what the venue then reports."""
-        self.account.pass_to(at - 1)
-        self.account.credit(at)
+        if self.account.next_arrival() <= at:
+            self.account.pass_to(at - 1)
+            self.account.credit(at)
         self.account.pass_to(at)
         self._look_ahead(at)
         return self.account.changes()
@@ -384,9 +385,9 @@ def play(course: Course, *, engine: Engine, runbooks: Sequence[Runbook], progres
     return Passage(course, engine=engine, runbooks=runbooks).play(progress)
 
 
-def play_without(course: Course) -> SimulatedAccount:
+def play_without(course: Course, spans: Spans | None = None) -> SimulatedAccount:
     """The same rows and account with no action."""
-    account = course.account()
+    account = course.account(spans)
     account.begin(course.first_at)
     for blocks in course.slices():
         account.extend(blocks)

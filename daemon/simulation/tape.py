@@ -258,10 +258,14 @@ class TapedAccount(SimulatedAccount):
             event = min(self._event(self._k), end)
             if event > self._k:
                 self._span(self._k, event)
-            self._k = event
             if event < end:
+                self._k = event
                 self._at_event(event)
                 self._k = event + 1
+            else:
+                self._k = end - 1
+                self._revalue(int(self._grid[end - 1]))
+                self._k = end
 
     def _event(self, start: int) -> int:
         """The first instant of the grid, from `start` on, that is settled one by one; or how far it was looked for one."""
@@ -301,8 +305,6 @@ class TapedAccount(SimulatedAccount):
         if self.series is not None:
             equities, ratios = self._spans.curve(self._books(), self.collateral, start, end)
             self.series.extend(zip(self._grid[start:end].tolist(), equities.tolist(), ratios.tolist(), strict=True))
-        self._k = end - 1
-        self._revalue(int(self._grid[end - 1]))
 
     def _revalue(self, at: int) -> None:
         """Values the positions at the instant of the grid that is lived through."""
