@@ -145,7 +145,8 @@ def rows(chance: random.Random, count: int) -> tuple[Block, ...]:
         half = mark * g.uniform(1e-4, 2e-3, count)
         columns = {
             "bid_price": mark - half, "ask_price": mark + half, "bid_size": g.uniform(1, 50, count), "ask_size": g.uniform(1, 50, count),
-            "mark_price": mark, "last_price": mark * (1 + g.normal(0, 1e-3, count)), "index_price": mark * (1 + g.normal(-3e-4, 5e-4, count)),
+            "mark_price": mark, "last_price": mark * (1 + g.normal(0, 1e-3, count)),
+            "index_price": mark * (1 + g.normal(-3e-4, 5e-4, count)),
             "oracle_price": np.roll(mark, 2) * (1 + 0.006 * (g.random(count) < 0.05)), "funding_rate": np.abs(g.normal(2e-4, 3e-4, count)),
         }  # fmt: skip
         if not dense:
@@ -176,7 +177,8 @@ def rows(chance: random.Random, count: int) -> tuple[Block, ...]:
 def course(chance: random.Random, count: int) -> Course:
     """A random recording and account."""
     positions = tuple(
-        OpeningPosition(market=symbol, size=Decimal(chance.randint(-30, 30) or 5), entry_price=100.0) for symbol in SYMBOLS[: chance.randint(1, 2)]
+        OpeningPosition(market=symbol, size=Decimal(chance.randint(-30, 30) or 5), entry_price=100.0)
+        for symbol in SYMBOLS[: chance.randint(1, 2)]
     )
     spec = AccountSpec(
         venue="dydx", collateral_usd=float(chance.randint(300, 3000)), positions=positions, taker_fee=0.0005, slippage=0.0005,

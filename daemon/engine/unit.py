@@ -158,7 +158,7 @@ def window_unit(kind: Kind, item: Series | Accumulator, layout: Layout, recorded
     moved: Series | Accumulator
     filled: dict[str, Column] = {}
     if isinstance(item, Series):
-        s = [cells.i(kind, item.s + j) for j in range(SERIES_CELLS)][0]
+        s, *_ = (cells.i(kind, item.s + j) for j in range(SERIES_CELLS))
         states = {}
         for place, (w, g) in item.states.items():
             ints = [cells.i(kind, w + j) for j in range(WINDOW_CELLS)]
@@ -199,7 +199,7 @@ def window_unit(kind: Kind, item: Series | Accumulator, layout: Layout, recorded
         "        for c in range(SEG[k, 0], SEG[k, 1]):",
         "            at = AT[c]",
         *(f"            {line}" for line in loads),
-        f"            if c + 1 == SEG[k, 1] or AT[c + 1] != at:",
+        "            if c + 1 == SEG[k, 1] or AT[c + 1] != at:",
         f"                push({', '.join((*arguments, *TAIL[:-2], 'k', 'at'))})",
         *stores,
     ])  # fmt: skip

@@ -15,7 +15,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +37,7 @@ from daemon.world.entities import Kind, Topology
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-Array = npt.NDArray[np.int64] | npt.NDArray[np.float64]
+Array = npt.NDArray[Any]  # int64 or float64
 NAN = float("nan")
 INF = float("inf")
 
@@ -145,6 +145,11 @@ class _Group:
     axes: list[tuple[Ints, Ints, Ints, Ints]] = field(default_factory=list)
 
     @property
+    def keys(self) -> set[tuple[str, str]]:
+        """(runbook, entity) of every instance."""
+        return {(self.runbook, entity) for entity in self.entities}
+
+    @property
     def live(self) -> list[Array]:
         """Everything that a run moves, an instance a row."""
         pairs = (*self.rows.values(), *self.arenas.values())
@@ -242,7 +247,8 @@ class ColumnHot(Hot):
         count = len(arena.ids)
         width_f, width_i = unit.cells.width(unit.scope)
         made = _WindowUnit(
-            unit=unit, run=self._compiler.unit(unit.text, unit.types), F=np.full((count, width_f), NAN), I=np.zeros((count, width_i), np.int64),
+            unit=unit, run=self._compiler.unit(unit.text, unit.types),
+            F=np.full((count, width_f), NAN), I=np.zeros((count, width_i), np.int64),
             T=np.zeros((count, SAMPLES_FREE), np.int64), V=np.zeros((count, SAMPLES_FREE)),
             K=np.array(unit.floats or (0.0,)), N=np.array([self._number(n) for n in unit.numbers] or [0], np.int64),
         )  # fmt: skip
@@ -327,7 +333,8 @@ class ColumnHot(Hot):
         table = np.zeros((count, units.FIRST_PATH + 16), np.int64)
         table[:, units.FORCE] = table[:, units.EDGE_AT] = FOREVER
         table[:, units.NUMBER] = [instance.row for instance in instances]
-        numbers = {path: [self._at_path(scope, instance.row, path) for instance in instances] for path in {*unit.paths, *unit.numbered}}
+        paths = {*unit.paths, *unit.numbered}
+        numbers = {path: [self._at_path(scope, instance.row, path) for instance in instances] for path in paths}
         for j, path in enumerate((*unit.numbered, *(p for p in unit.paths if p != units.OWN))):
             table[:, units.FIRST_PATH + j] = numbers[path]
         rows, arenas = {}, {}
@@ -417,7 +424,8 @@ class ColumnHot(Hot):
             raise Unsupported("rows of one kind come in several blocks")
         if self._built:
             self._keep_all()
-        self._tables = {block.kind: self._sorted(block) for block in blocks if len(block.ts) and any(k is block.kind for k, _ in self.recorded)}
+        kinds = {kind for kind, _ in self.recorded}
+        self._tables = {block.kind: self._sorted(block) for block in blocks if len(block.ts) and block.kind in kinds}
         self._end = end
         self._brought = {}
         if self._built:
@@ -883,7 +891,7 @@ class ColumnHot(Hot):
         """Where the trigger of an instance stands now, however far ahead it was advanced."""
         instance = self._by_key.get((runbook, entity))
         place = next(
-            ((g, group.entities.index(entity)) for g, group in enumerate(self._groups) if group.runbook == runbook and entity in group.entities),
+            ((g, group.entities.index(entity)) for g, group in enumerate(self._groups) if (runbook, entity) in group.keys),
             None,
         )
         if instance is not None and place is not None:

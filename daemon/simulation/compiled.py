@@ -42,7 +42,8 @@ class Call:
     """A compiled function and the frame of its arguments: bound once, changed one by one, called often."""
 
     def __init__(self, owner: object, function: Callable[[int], int], types: Mapping[str, str], returned: str = "") -> None:
-        """`owner` holds the machine code, which lives as long as this. `returned`: `i` and `f` for each value that comes back behind the arguments; empty: one int does."""
+        """`owner` holds the machine code, which lives as long as this. `returned`: `i` or `f` for each value that comes back behind the
+        arguments; empty: one int does."""
         self._owner = owner
         self._function = function
         self._types = types
@@ -146,7 +147,8 @@ class Compiler:
         options = llvm.create_pipeline_tuning_options(speed_level=3)
         options.loop_vectorization = True
         options.slp_vectorization = True
-        llvm.create_pass_builder(self._machine, options).getModulePassManager().run(parsed, llvm.create_pass_builder(self._machine, options))
+        passes = llvm.create_pass_builder(self._machine, options)
+        passes.getModulePassManager().run(parsed, passes)
         made: bytes = self._machine.emit_object(parsed)
         if path is not None and self.folder is not None:
             self._keep(path, made)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from llvmlite import ir
 
@@ -20,6 +21,7 @@ I64, F64, I1 = ir.IntType(64), ir.DoubleType(), ir.IntType(1)
 SCALARS: Mapping[str, ir.Type] = {"i": I64, "f": F64, "b": I1}
 EXTERNALS = {"log": "reefd_log"}  # what comes from the C library
 OUTLINED = frozenset({"trigger", "extreme", "order", "slope", "volatility", "room", "halved", "horizon"})  # called seldom, or long
+CHEAP = frozenset({"sqrt", "float", "finite", "elapsed"})  # calls that may be made in vain
 UNKNOWN = "?"
 
 Type = str | tuple[str, ...]  # a scalar's or an array's code, or those of a tuple
@@ -34,7 +36,7 @@ class _Rows:
     strides: tuple[ir.Value, ...]
 
 
-_Value = ir.Value | _Rows
+_Value = Any  # an ir.Value, or _Rows: llvmlite has no types
 
 
 class Unlowered(Exception):
@@ -189,7 +191,8 @@ class _Inference:
                 for target in targets:
                     self.assign(target, value)
             case ast.AugAssign(target=ast.Name(id=name), op=op, value=value):
-                self.variables[name] = _join(self.variables.get(name, UNKNOWN), self.operation(op, self.variables.get(name, "?"), self.of(value)))
+                before = self.variables.get(name, UNKNOWN)
+                self.variables[name] = _join(before, self.operation(op, before, self.of(value)))
             case ast.If(body=body, orelse=orelse):
                 self.block(body)
                 self.block(orelse)
@@ -202,8 +205,8 @@ class _Inference:
             case ast.For(target=ast.Tuple(elts=names), iter=ast.Tuple(elts=items), body=body):
                 for item in items:
                     assert isinstance(item, ast.Tuple)
-                    for name, part in zip(names, item.elts, strict=True):
-                        self.assign(name, part)
+                    for place, part in zip(names, item.elts, strict=True):
+                        self.assign(place, part)
                 self.block(body)
             case ast.Return(value=ast.Tuple(elts=parts)):
                 codes = tuple(self.scalar(part) for part in parts)
@@ -226,10 +229,10 @@ class _Inference:
                 else:
                     found = self.of(value)
                     codes = found if isinstance(found, tuple) else [UNKNOWN] * len(names)
-                for name, code in zip(names, codes, strict=True):
-                    if isinstance(name, ast.Name):
+                for place, code in zip(names, codes, strict=True):
+                    if isinstance(place, ast.Name):
                         assert isinstance(code, str)
-                        self.variables[name.id] = _join(self.variables.get(name.id, UNKNOWN), code)
+                        self.variables[place.id] = _join(self.variables.get(place.id, UNKNOWN), code)
             case _:
                 pass
 
@@ -269,8 +272,8 @@ class _Inference:
                 array = self.scalar(value)
                 if array == UNKNOWN:
                     return UNKNOWN
-                left = int(array[1]) - (len(index.elts) if isinstance(index, ast.Tuple) else 1)
-                return f"{array[0]}{left}" if left else ("i" if array[0] == "I" else "f")
+                rest = int(array[1]) - (len(index.elts) if isinstance(index, ast.Tuple) else 1)
+                return f"{array[0]}{rest}" if rest else ("i" if array[0] == "I" else "f")
             case ast.Call(func=ast.Name(id=name), args=arguments):
                 if name in ("int", "floor"):
                     return "i"
@@ -288,7 +291,13 @@ class _Lowering:
     """Instructions of one function."""
 
     def __init__(
-        self, program: _Program, node: ast.FunctionDef, made: ir.Function, types: tuple[str, ...], variables: Mapping[str, str], returned: Type
+        self,
+        program: _Program,
+        node: ast.FunctionDef,
+        made: ir.Function,
+        types: tuple[str, ...],
+        variables: Mapping[str, str],
+        returned: Type,
     ) -> None:
         self.program = program
         self.node = node
@@ -594,7 +603,7 @@ class _Lowering:
         for inner in ast.walk(node):
             if isinstance(inner, ast.Subscript) and not _safe(inner.slice):
                 return True
-            if isinstance(inner, ast.Call) and not (isinstance(inner.func, ast.Name) and inner.func.id in ("sqrt", "float", "finite", "elapsed")):
+            if isinstance(inner, ast.Call) and not (isinstance(inner.func, ast.Name) and inner.func.id in CHEAP):
                 return True
         return False
 
