@@ -19,7 +19,7 @@ __all__ = ["load", "prepare"]
 TICK = 1e-6
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(error_model="numpy")
 def strategy(hbt, ts, oracle, funding, bound, fired, count):  # type: ignore[no-untyped-def]
     """`by_loops.two`, driven by the venue's clock and its book. Returns rows seen."""
     n = len(ts)

@@ -24,7 +24,7 @@ HOLD_FUNDING = 120 * NS
 MOST_FIRINGS = 1 << 18  # of a rule, in all markets together
 IDLE, FIRED = -1, -2  # `held` of a rule that is not TRUE, and of one that fired already
 __all__ = ["load", "with_eager_loop", "with_floor", "with_held_loop", "with_loop"]
-compiled = njit(error_model="numpy", nogil=True)
+compiled = njit(error_model="numpy", nogil=True, cache=True)
 
 
 @compiled

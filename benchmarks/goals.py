@@ -78,10 +78,11 @@ def goals(replay: Mapping[str, Mapping[str, Mapping[str, Any]]], observation: Ma
                measured=None if few is None or fast is None else few / fast, why=absent)  # fmt: skip
     for family, rules, bound in (("shared10", 10, 15.0), ("shared50", 50, 60.0)):
         told = observation.get(family)
+        p50, tail = (None, None) if told is None else (told["p50"], told["p99"] / told["p50"])
         yield Goal(what=f"live: one observation, {rules} rules, p50", wanted=bound, unit="us", most=True,
-                   measured=told and told["p50"], why="no observation was timed")  # fmt: skip
+                   measured=p50, why="no observation was timed")  # fmt: skip
         yield Goal(what=f"live: one observation, {rules} rules, p99 over p50", wanted=5.0, unit="x", most=True,
-                   measured=told and told["p99"] / told["p50"], why="no observation was timed")  # fmt: skip
+                   measured=tail, why="no observation was timed")  # fmt: skip
 
 
 def _loading(told: Mapping[str, Any] | None) -> Goal:

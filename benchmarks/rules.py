@@ -36,8 +36,8 @@ class Rule:
 
 
 def z_threshold(level: int) -> float:
-    """The z-score that the funding rule of a level asks for."""
-    return (40 + level) / 10
+    """The z-score that the funding rule of a level asks for; `reefd check` refuses more than 24 hourly rates can reach (4.69)."""
+    return (160 + level) / 40
 
 
 def gap_bps(level: int) -> int:

@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
+from benchmarks.contender import REPEATS
 from benchmarks.document import write_docs
 from benchmarks.firings import differences, summary, until
 from benchmarks.goals import goals
@@ -106,10 +108,14 @@ def main() -> None:
     if not chosen:
         parser.error(f"--only names no case; there are {', '.join(case.key for case in CASES)}")
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="reefd-bench-") as folder:
-        report, disagreements = Bench(Path(folder), told.rows, told.peers == "all", told.out).run(chosen, whole=told.only is None)
-    report["minutes"] = (time.perf_counter() - started) / 60
     told.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="run-", dir=told.out) as folder:
+        bench = Bench(Path(folder), told.rows, out=told.out, everyone=told.peers == "all")
+        try:
+            report, disagreements = bench.run(chosen, whole=told.only is None)
+        except Failed as error:
+            sys.exit(str(error))
+    report["minutes"] = (time.perf_counter() - started) / 60
     path = told.out / "bench.json"
     path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(f"\n{report['minutes']:.1f} minutes; written: {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
@@ -121,8 +127,8 @@ def main() -> None:
 class Bench:
     """One run: makes series as they are needed, measures, prints as it goes."""
 
-    def __init__(self, folder: Path, rows: int, everyone: bool, out: Path) -> None:
-        self.folder, self.rows, self.everyone, self.out = folder, rows, everyone, out
+    def __init__(self, folder: Path, rows: int, *, out: Path, everyone: bool = False, repeats: int = REPEATS) -> None:
+        self.folder, self.rows, self.out, self.everyone, self.repeats = folder, rows, out, everyone, repeats
         self.left_out: dict[str, str] = {}
         self.pythons: dict[str, Path] = {}
 
@@ -134,11 +140,13 @@ class Bench:
         replay: dict[str, dict[str, dict[str, object]]] = {}
         firings: dict[str, dict[str, object]] = {}
         disagreements: list[str] = []
-        for case in cases:
+        for number, case in enumerate(cases):
             measured, unlike = self.case(case)
             disagreements += unlike
             replay[case.key] = {name: one.as_json() for name, one in measured.items()}
             firings[case.key] = dict(summary(measured["reefd"].firings))
+            if case.data != "ev1" and all(later.data != case.data for later in cases[number + 1 :]):
+                shutil.rmtree(self.folder / "series" / case.data)  # some hundred megabytes
         report: dict[str, object] = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine, "rows": self.rows}
         observation = {}
         if whole:
@@ -183,7 +191,8 @@ class Bench:
             if not held and case.key != "ev1/two":
                 continue
             account = folder / ("account.yaml" if held else "flat.yaml")
-            one = replayed(folder, case.family, runbooks=runbooks, account=account, cache_folder=self.folder / "cache")
+            cache = self.folder / "cache"
+            one = replayed(folder, case.family, runbooks=runbooks, account=account, cache_folder=cache, repeats=self.repeats)
             yield name, one if held else replace(one, told="reefd replay, no position held")
         for name in case.peers:
             if name in PINNED and name not in self.pythons:
@@ -218,7 +227,7 @@ class Bench:
                 self.pythons[name] = found
 
     def series(self, key: str) -> Path:
-        """The folder of a series, made when it is first asked for; of the large ones only the latest stays on disk."""
+        """The folder of a series, made when it is first asked for."""
         folder = self.folder / "series" / key
         if not folder.exists():
             data = next(data for data in DATA if data.key == key)

@@ -65,7 +65,7 @@ def regular(markets: int, rows: int, seed: int = 7) -> Series:
     each = rows // markets
     step_s = 1 if markets == 1 else max(1, SPAN_S // each)
     times = START_NS + np.arange(each, dtype=np.int64) * (step_s * NS)
-    parts = [_signals(each, np.random.default_rng((seed, number))) for number in range(markets)]
+    parts = [signals(each, np.random.default_rng((seed, number))) for number in range(markets)]
     return Series(
         ts=np.repeat(times, markets),
         market=np.tile(np.arange(markets, dtype=np.int32), each),
@@ -84,7 +84,7 @@ def jittered(markets: int, rows: int, seed: int = 11, step_ms: int = 15_000) -> 
         steps = chance.integers(5, 2 * step_ms, each)
         steps += np.where(chance.random(each) < 1 / 500, chance.integers(20_000, 10_800_000, each), 0)
         times.append(START_NS + np.cumsum(steps) * MS_NS)
-        for name, values in _signals(each, chance, fall=(4, 12)).items():
+        for name, values in signals(each, chance, fall=(4, 12)).items():
             columns[name].append(values)
     ts, market = np.concatenate(times), np.repeat(np.arange(markets, dtype=np.int32), each)
     order = np.lexsort((market, ts))
@@ -101,10 +101,13 @@ def _names(markets: int) -> tuple[str, ...]:
     return tuple(f"BENCH{number:03d}-USD" for number in range(markets))
 
 
-def _signals(rows: int, chance: np.random.Generator, fall: tuple[int, int] = (60, 150)) -> dict[str, Floats]:
-    """One market's signals, float64[rows]: slow waves, noise, and events at random places; falls last `fall` rows, least and most."""
-    step = np.arange(rows)
-    phase = chance.random(2) * 2 * np.pi
+def signals(rows: int, chance: np.random.Generator, *, fall: tuple[int, int] = (60, 150), start: int | None = None) -> dict[str, Floats]:
+    """One market's signals, float64[rows]: slow waves, noise, and events at random places; falls last `fall` rows, least and most.
+
+    `start` is the place of the first row in a series made piece by piece, so that the waves go on; None: a series of its own.
+    """
+    phase = chance.random(2) * 2 * np.pi if start is None else np.zeros(2)
+    step = np.arange(rows) + (start or 0)
     log = 0.008 * np.sin(step * (2 * np.pi / 233_000) + phase[0]) + 0.005 * np.sin(step * (2 * np.pi / 9_000) + phase[1])
     log += chance.normal(0.0, 2e-5, rows)
     for start, length, depth in _events(rows, 60_000, fall, (0.015, 0.05), chance):
