@@ -35,7 +35,7 @@ def piece(start: int, rows: int, seed: int = 7) -> pl.DataFrame:
     """Rows `start` up to `start + rows` of one market at 1 Hz, as a recording stores them."""
     chance = np.random.default_rng((seed, start))
     ts = START_NS + np.arange(start, start + rows, dtype=np.int64) * NS
-    frame = pl.DataFrame({"ts": ts, **signals(rows, chance, start=start)})
+    frame = pl.DataFrame({"ts": ts, **signals(rows, chance, origin=start)})
     return frame.select(
         "ts", pl.lit(None, pl.Int64).alias("event_ts"), pl.lit(VENUE).alias("venue"), pl.lit(MARKET).alias("market"), *SIGNALS
     )

@@ -65,7 +65,7 @@ def regular(markets: int, rows: int, seed: int = 7) -> Series:
     each = rows // markets
     step_s = 1 if markets == 1 else max(1, SPAN_S // each)
     times = START_NS + np.arange(each, dtype=np.int64) * (step_s * NS)
-    parts = [signals(each, np.random.default_rng((seed, number))) for number in range(markets)]
+    parts = [signals(each, np.random.default_rng((seed, number)), alone=markets == 1) for number in range(markets)]
     return Series(
         ts=np.repeat(times, markets),
         market=np.tile(np.arange(markets, dtype=np.int32), each),
@@ -101,33 +101,36 @@ def _names(markets: int) -> tuple[str, ...]:
     return tuple(f"BENCH{number:03d}-USD" for number in range(markets))
 
 
-def signals(rows: int, chance: np.random.Generator, *, fall: tuple[int, int] = (60, 150), start: int | None = None) -> dict[str, Floats]:
+def signals(
+    rows: int, chance: np.random.Generator, *, fall: tuple[int, int] = (60, 150), origin: int | None = None, alone: bool = True
+) -> dict[str, Floats]:
     """One market's signals, float64[rows]: slow waves, noise, and events at random places; falls last `fall` rows, least and most.
 
-    `start` is the place of the first row in a series made piece by piece, so that the waves go on; None: a series of its own.
+    `origin` is the place of the first row in a series made piece by piece, so that the waves go on; None: a series of its own.
+    A series that stands `alone` has some of every event, however short; one among many has as many a row as a long one.
     """
-    phase = chance.random(2) * 2 * np.pi if start is None else np.zeros(2)
-    step = np.arange(rows) + (start or 0)
+    phase = chance.random(2) * 2 * np.pi if origin is None else np.zeros(2)
+    step = np.arange(rows) + (origin or 0)
     log = 0.008 * np.sin(step * (2 * np.pi / 233_000) + phase[0]) + 0.005 * np.sin(step * (2 * np.pi / 9_000) + phase[1])
     log += chance.normal(0.0, 2e-5, rows)
-    for start, length, depth in _events(rows, 60_000, fall, (0.015, 0.05), chance):
+    for start, length, depth in _events(rows, 60_000, fall, (0.015, 0.05), chance, alone):
         # Down within `length` rows, back within nine times that.
         down, back = slice(start, start + length), slice(start + length, start + 10 * length)
         log[down] -= np.linspace(0.0, depth, length)[: len(log[down])]
         log[back] -= np.linspace(depth, 0.0, 9 * length)[: len(log[back])]
     mark = 100.0 * np.exp(log)
     half = np.full(rows, 2e-4)
-    for start, length, depth in _events(rows, 60_000, (5, 120), (1e-3, 4e-3), chance):
+    for start, length, depth in _events(rows, 60_000, (5, 120), (1e-3, 4e-3), chance, alone):
         half[start : start + length] += depth
     basis = chance.normal(2e-4, 1e-4, rows)
-    for start, length, depth in _events(rows, 80_000, (200, 6_000), (1.5e-3, 6e-3), chance):
+    for start, length, depth in _events(rows, 80_000, (200, 6_000), (1.5e-3, 6e-3), chance, alone):
         basis[start : start + length] += depth
     oracle = np.roll(mark, 3)
     oracle[:3] = mark[:3]
-    for start, length, depth in _events(rows, 100_000, (3, 60), (1e-3, 2e-2), chance):
+    for start, length, depth in _events(rows, 100_000, (3, 60), (1e-3, 2e-2), chance, alone):
         oracle[start : start + length] *= 1.0 + depth
     funding = -6e-5 + np.abs(chance.normal(0.0, 1e-5, rows))
-    for start, length, depth in _events(rows, 40_000, (60, 4_000), (4e-4, 2.4e-3), chance):
+    for start, length, depth in _events(rows, 40_000, (60, 4_000), (4e-4, 2.4e-3), chance, alone):
         funding[start : start + length] += depth
     return {
         "bid_price": mark * (1.0 - half),
@@ -140,11 +143,12 @@ def signals(rows: int, chance: np.random.Generator, *, fall: tuple[int, int] = (
 
 
 def _events(
-    rows: int, every: int, lengths: tuple[int, int], depths: tuple[float, float], chance: np.random.Generator
+    rows: int, every: int, lengths: tuple[int, int], depths: tuple[float, float], chance: np.random.Generator, alone: bool
 ) -> list[tuple[int, int, float]]:
-    """(first row, rows, depth) of events that come on average every `every` rows; in a short series at least about six times."""
-    every = max(1, min(every, rows // 6))
-    count = max(1, rows // every)
+    """(first row, rows, depth) of events that come on average every `every` rows; in a series that stands `alone` at least about six."""
+    if alone:
+        every = max(1, min(every, rows // 6))
+    count = max(1, rows // every) if alone else int(chance.poisson(rows / every))
     starts = np.sort(chance.integers(0, rows, count))
     longest = max(2, min(lengths[1], every // 3))
     spans = chance.integers(min(lengths[0], longest - 1), longest, count)

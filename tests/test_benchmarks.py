@@ -11,13 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import by_deques, by_loops, by_pandas, by_polars
+from benchmarks import big, by_deques, by_loops, by_pandas, by_polars
 from benchmarks.document import BEGIN, END, write_docs
 from benchmarks.firings import Bounds, Columns, Found, Times, differences, firing_times, found, load
 from benchmarks.goals import Goal
 from benchmarks.rules import DAY_S, FAMILIES, HOUR_S, NS, Rule, gap_bps, z_threshold
 from benchmarks.run import Bench, Case
-from benchmarks.series import jittered, regular, write
+from benchmarks.series import SIGNALS, jittered, regular, write
+from daemon.journal.recording import Recording
+from daemon.world.entities import Kind
 
 CONTENDERS: dict[str, Callable[[Path, str, Bounds], Times]] = {
     "njit": lambda folder, family, bounds: by_loops.with_loop(by_loops.load(folder, None), family, bounds),
@@ -239,6 +241,19 @@ def test_a_small_run_finds_the_same_firings_everywhere_and_fills_the_page(tmp_pa
     assert text.startswith(f"head\n{BEGIN}\nMeasured ")
     assert text.endswith(f"{END}\ntail\n")
     assert "| hand-written njit loop |" in text
+
+
+def test_a_large_recording_is_one_that_replay_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(big, "PIECE_ROWS", 400)
+
+    big.write(tmp_path, 1_000)
+
+    recording = Recording.open(tmp_path)
+    block = recording.table(Kind.MARKET)
+    assert len(block) == 1_000
+    assert (np.diff(block.ts) == NS).all()
+    assert recording.provides("dydx")[Kind.MARKET] == set(SIGNALS)
+    assert recording.intervals == {"dydx": 3600 * NS}
 
 
 def test_disagreement_names_the_rule_and_the_firings() -> None:
