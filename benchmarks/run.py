@@ -1,143 +1,279 @@
-"""`make bench`: one observation through the hot program and a replay, with ten rules; beside polars, pandas and a deque loop.
+"""`make bench`: data, reefd and its peers in one run, their firings compared; a table, the goals, and benchmarks/out/bench.json.
 
-Prints rows/s, ratios and memory, and writes them as JSON into benchmarks/out/. Nothing is asserted about time; that all contenders find the
-same firings is asserted, since a fast wrong answer is none. One option: --rows N (default 200,000).
+    make bench [ROWS=200000] [PEERS=all]
+    python -m benchmarks.run --rows 200000 --only ev1/two,jitter/windows10 --write-docs
+
+Nothing is asserted about time. That all find the same firings is, since a fast wrong answer is none: exit code 1 when they differ.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
-import resource
-import statistics
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 
-import polars as pl
+from benchmarks.contender import REPEATS
+from benchmarks.document import write_docs
+from benchmarks.firings import differences, summary, until
+from benchmarks.goals import goals
+from benchmarks.measure import Failed, Measured, environment, peer, replayed, write_runbooks
+from benchmarks.reefd_only import compile_times, sweep_times
+from benchmarks.rules import FAMILIES, TOLD
+from benchmarks.venues import PINNED, interpreter
 
-from benchmarks.observation import observation_us
-from benchmarks.peers import with_deques, with_pandas, with_polars
-from benchmarks.series import RULES, SHARED, Rule, Series, runbook, series
-
-OURS = "reefd replay, whole engine, account simulated"
 OUT = Path(__file__).resolve().parent / "out"
-MAP = """\
-kind: market
-time: {column: ts, format: epoch_ns}
-entity: {venue: {const: dydx}, market: {const: BENCH-USD}}
-signals:
-  bid_price: {column: bid_price, unit: price}
-  ask_price: {column: ask_price, unit: price}
-  mark_price: {column: mark_price, unit: price}
-  index_price: {column: index_price, unit: price}
-  oracle_price: {column: oracle_price, unit: price}
-  funding_rate: {column: funding_rate, unit: rate/h}
-"""
-ACCOUNT = """\
-venue: dydx
-model: dydx-v4
-collateral: {USDC: 1_000_000 USD}
-positions: [{market: BENCH-USD, size: 100, entry_price: 100}]
-markets: {BENCH-USD: {initial_margin: 5%, maintenance_margin: 3%}}
-"""
+ROWS = 5_000_000
+FEWER = {"deques": 300_000, "nautilus": 500_000, "hftbacktest": 2_000_000}  # rows of contenders that are too slow for all
+JITTERED_ROWS = 60_000
+SHORT_ROWS = 20_000  # of the series on which compiling is timed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Data:
+    """One series: its key, how it is made, and what it is."""
+
+    key: str
+    markets: int
+    told: str
+    rows: int | None = None  # None: as asked for
+    jittered: bool = False
+
+
+DATA = (
+    Data(key="ev1", markets=1, told="1 market, a row a second"),
+    Data(key="ev50", markets=50, told="50 markets, interleaved"),
+    Data(key="ev500", markets=500, told="500 markets, interleaved"),
+    Data(key="jitter", markets=3, told="3 markets, uneven steps and gaps (correctness)", rows=JITTERED_ROWS, jittered=True),
+    Data(key="short", markets=1, told="a short series, for compile times", rows=SHORT_ROWS),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One table: a series, a family of rules, and who runs over it beside reefd."""
+
+    data: str
+    family: str
+    peers: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """`ev1/two`."""
+        return f"{self.data}/{self.family}"
+
+
+CASES = (
+    Case(data="ev1", family="two", peers=(
+        "floor", "njit", "njit-eager", "polars-1", "polars", "pandas", "deques", "nautilus", "hftbacktest",
+    )),
+    Case(data="ev1", family="account", peers=("njit-account",)),
+    Case(data="ev1", family="one", peers=("njit",)),
+    Case(data="ev1", family="shared10", peers=("njit", "polars-1", "polars", "pandas")),
+    Case(data="ev1", family="shared50", peers=("njit", "polars-1", "polars")),
+    Case(data="ev1", family="windows10", peers=("njit", "polars-1", "polars", "pandas", "deques")),
+    Case(data="ev50", family="two", peers=("njit", "polars-1", "polars", "pandas")),
+    Case(data="ev50", family="shared10", peers=("njit", "polars-1", "polars")),
+    Case(data="ev500", family="two", peers=("njit",)),
+    Case(data="jitter", family="shared10", peers=("njit", "polars-1", "pandas")),
+    Case(data="jitter", family="windows10", peers=("njit", "polars-1", "pandas")),
+)  # fmt: skip
 
 
 def main() -> None:
-    """Measures, prints a table, writes JSON."""
-    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--rows", type=int, default=200_000, help="rows (seconds) of the replayed series")
-    rows = parser.parse_args().rows
-    market = series(rows)
-    report: dict[str, object] = {"machine": platform.processor() or platform.machine(), "python": platform.python_version(), "rows": rows}
-
-    one = {
-        "1 rule": observation_us(market, RULES[:1]),
-        "2 rules": observation_us(market, RULES[:2]),
-        "10 rules over one shared window": observation_us(market, SHARED),
-        "10 rules over 10 windows": observation_us(market, RULES),
-    }
-    report["observation_us"] = one
-    print(f"one observation (a row of six readings) through the hot program, plain Python {platform.python_version()}")
-    for name, times in one.items():
-        print(f"  {name:<34} p50 {times['p50']:7.2f} us   p99 {times['p99']:7.2f} us")
-
-    found, table = contenders(market)
-    ours = table[OURS]["rows_per_s"]
-    print(f"\nreplay, {len(RULES)} rules over 10 windows where not said otherwise, {rows:,} rows of one market at 1 Hz")
-    for name, line in table.items():
-        line["ratio"] = ours / line["rows_per_s"]
-        print(f"  {name:<48} {line['rows_per_s']:>12,.0f} rows/s   reefd is {line['ratio']:8.3f}x")
-    report["replay"] = table
-    report["rss_mb"] = {
-        "this process and its peers": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "reefd replay": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
-    }
-    print("\npeak memory, MB: " + ", ".join(f"{name} {size:,.0f}" for name, size in report["rss_mb"].items()))  # type: ignore[attr-defined]
-    differ = {name: firings for name, firings in found.items() if firings != found["polars"]}
-    report["firings"] = found
-    OUT.mkdir(exist_ok=True)
-    path = OUT / "bench.json"
-    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    print(f"written: {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
-    if differ:
-        sys.exit(f"the contenders disagree on the firings: polars {found['polars']}, {differ}")
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rows", type=int, default=ROWS, help=f"rows of a series (default {ROWS:,})")
+    parser.add_argument(
+        "--peers", choices=("installed", "all"), default="installed", help="all: also those that want their own environment"
+    )
+    parser.add_argument("--only", help="cases, by comma: ev1/two,jitter/windows10")
+    parser.add_argument("--out", type=Path, default=OUT, help="folder of bench.json")
+    parser.add_argument("--write-docs", action="store_true", help="only write the results of bench.json into docs/performance.md")
+    told = parser.parse_args()
+    if told.write_docs:
+        write_docs(told.out / "bench.json")
+        return
+    chosen = [case for case in CASES if told.only is None or case.key in told.only.split(",")]
+    if not chosen:
+        parser.error(f"--only names no case; there are {', '.join(case.key for case in CASES)}")
+    started = time.perf_counter()
+    told.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="run-", dir=told.out) as folder:
+        bench = Bench(Path(folder), told.rows, out=told.out, everyone=told.peers == "all")
+        try:
+            report, disagreements = bench.run(chosen, whole=told.only is None)
+        except Failed as error:
+            sys.exit(str(error))
+    report["minutes"] = (time.perf_counter() - started) / 60
+    path = told.out / "bench.json"
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(f"\n{report['minutes']:.1f} minutes; written: {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
+    if disagreements:
+        sys.exit("\nthe contenders disagree on the firings:\n  " + "\n  ".join(disagreements))
+    print("all contenders found the same firings")
 
 
-def contenders(market: Series) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, float]]]:
-    """(firings by rule, rows/s) of each contender, all in this run."""
-    found: dict[str, dict[str, int]] = {}
-    table: dict[str, dict[str, float]] = {}
-    peers: dict[str, tuple[Callable[[Series], dict[str, int]], int]] = {
-        "polars": (with_polars, 5),
-        "pandas": (with_pandas, 3),
-        "a deque loop written by hand": (with_deques, 1),
-    }
-    seconds, _ = replayed(market, SHARED)
-    table["reefd replay, rules over one shared window"] = {"rows_per_s": len(market.ts) / seconds["replay"], **seconds}
-    seconds, found["reefd"] = replayed(market, RULES)
-    table[OURS] = {"rows_per_s": len(market.ts) / seconds["replay"], **seconds}
-    for name, (peer, repeats) in peers.items():
-        took = []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            found[name] = peer(market)
-            took.append(time.perf_counter() - start)
-        table[name] = {"rows_per_s": len(market.ts) / statistics.median(took)}
-    return found, table
+class Bench:
+    """One run: makes series as they are needed, measures, prints as it goes."""
+
+    def __init__(self, folder: Path, rows: int, *, out: Path, everyone: bool = False, repeats: int = REPEATS) -> None:
+        self.folder, self.rows, self.out, self.everyone, self.repeats = folder, rows, out, everyone, repeats
+        self.left_out: dict[str, str] = {}
+        self.pythons: dict[str, Path] = {}
+
+    def run(self, cases: Sequence[Case], *, whole: bool) -> tuple[dict[str, object], list[str]]:
+        """(report, one line a disagreement). `whole`: also what reefd does alone."""
+        self._venues(cases)
+        machine = machine_told()
+        print(" · ".join(f"{name} {value}" for name, value in machine.items()))
+        replay: dict[str, dict[str, dict[str, object]]] = {}
+        firings: dict[str, dict[str, object]] = {}
+        disagreements: list[str] = []
+        for number, case in enumerate(cases):
+            measured, unlike = self.case(case)
+            disagreements += unlike
+            replay[case.key] = {name: one.as_json() for name, one in measured.items()}
+            firings[case.key] = dict(summary(measured["reefd"].firings))
+            if case.data != "ev1" and all(later.data != case.data for later in cases[number + 1 :]):
+                shutil.rmtree(self.folder / "series" / case.data)  # some hundred megabytes
+        report: dict[str, object] = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine, "rows": self.rows}
+        observation = {}
+        if whole:
+            observation = self.observation()
+            report["compile"] = compile_times(self.series("short"), self.folder)
+            report["sweep"] = sweep_times(self.folder, min(self.rows, 1_000_000))
+        reached = list(goals(replay, observation))
+        print("\nGOALS" + "".join(f"\n{goal.line()}" for goal in reached))
+        report |= {
+            "replay": replay, "firings": firings, "observation_us": observation, "left_out": self.left_out,
+            "goals": [goal.as_json() for goal in reached], "disagreements": disagreements,
+        }  # fmt: skip
+        return report, disagreements
+
+    def case(self, case: Case) -> tuple[dict[str, Measured], list[str]]:
+        """All contenders of a case by name, and where they disagree with reefd."""
+        folder = self.series(case.data)
+        about = json.loads((folder / "series.json").read_text(encoding="utf-8"))
+        told = next(data.told for data in DATA if data.key == case.data)
+        print(f"\n{case.key}: {TOLD[case.family]}; {about['rows']:,} rows, {told}")
+        measured: dict[str, Measured] = {}
+        for name, one in self._contenders(case, folder):
+            measured[name] = one
+            print(_line(one, measured["reefd"]), flush=True)
+        ours = measured["reefd"]
+        unlike = []
+        for name, one in measured.items():
+            if name not in ("reefd", "floor"):
+                rules = [rule.name for rule in FAMILIES[case.family]]
+                unlike += differences("reefd", until(ours.firings, one.last_ms), one.told, one.firings, rules)
+        silent = [rule for rule, found in ours.firings.items() if not found]
+        if silent:
+            print(f"  no firing of {', '.join(silent)} in these rows")
+        for line in unlike:
+            print(f"  DISAGREE: {line}")
+        return measured, [f"{case.key}: {line}" for line in unlike]
+
+    def _contenders(self, case: Case, folder: Path) -> Iterator[tuple[str, Measured]]:
+        runbooks = self.folder / "runbooks" / case.family
+        write_runbooks(FAMILIES[case.family], runbooks)
+        for name, held in (("reefd", True), ("reefd-flat", False)):
+            if not held and case.key != "ev1/two":
+                continue
+            account = folder / ("account.yaml" if held else "flat.yaml")
+            cache = self.folder / "cache"
+            one = replayed(folder, case.family, runbooks=runbooks, account=account, cache_folder=cache, repeats=self.repeats)
+            yield name, one if held else replace(one, told="reefd replay, no position held")
+        for name in case.peers:
+            if name in PINNED and name not in self.pythons:
+                continue
+            rows = FEWER.get(name)
+            about = rows if rows is not None and rows < self._rows_of(case.data) else None
+            try:
+                one = peer(name, folder, case.family, rows=about, python=self.pythons.get(name))
+            except Failed as error:
+                if name not in PINNED:
+                    raise
+                self.left_out[name] = str(error).splitlines()[-1]
+                print(f"  {name} is left out: {self.left_out[name]}")
+                continue
+            yield name, one if about is None else replace(one, told=f"{one.told} ({about:,} rows)")
+
+    def _rows_of(self, key: str) -> int:
+        return next(data.rows for data in DATA if data.key == key) or self.rows
+
+    def _venues(self, cases: Sequence[Case]) -> None:
+        for name in PINNED:
+            if not any(name in case.peers for case in cases):
+                continue
+            if not self.everyone:
+                self.left_out[name] = "not asked for; make bench PEERS=all"
+                continue
+            found = interpreter(name, self.out)
+            if isinstance(found, str):
+                self.left_out[name] = found
+                print(f"{name} is left out: {found}")
+            else:
+                self.pythons[name] = found
+
+    def series(self, key: str) -> Path:
+        """The folder of a series, made when it is first asked for."""
+        folder = self.folder / "series" / key
+        if not folder.exists():
+            data = next(data for data in DATA if data.key == key)
+            words = ["-m", "benchmarks.series", str(folder), "--markets", str(data.markets), "--rows", str(data.rows or self.rows)]
+            words += ["--jittered"] if data.jittered else []
+            subprocess.run([sys.executable, *words], check=True, env=environment({}))
+        return folder
+
+    def observation(self) -> dict[str, dict[str, float]]:
+        """Microseconds of one observation by family."""
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.observation", str(self.series("ev1"))], check=True, capture_output=True, text=True,
+            env=environment({}),
+        )  # fmt: skip
+        told: dict[str, dict[str, float]] = json.loads(done.stdout)
+        print("\none observation (a row of six readings) through the hot program, plain Python")
+        for family, times in told.items():
+            print(f"  {TOLD[family]:<34} p50 {times['p50']:7.2f} us   p99 {times['p99']:7.2f} us")
+        return told
 
 
-def replayed(market: Series, rules: Sequence[Rule]) -> tuple[dict[str, float], dict[str, int]]:
-    """(seconds by phase, firings by rule) of `reefd import` and `reefd replay` over the series, as a user would run them."""
-    with tempfile.TemporaryDirectory() as folder:
-        here = Path(folder)
-        pl.DataFrame({"ts": market.ts, **market.columns()}).write_parquet(here / "rows.parquet")
-        (here / "map.yaml").write_text(MAP, encoding="utf-8")
-        (here / "account.yaml").write_text(ACCOUNT, encoding="utf-8")
-        (here / "runbooks").mkdir()
-        for rule in rules:
-            (here / "runbooks" / f"{rule.name}.yaml").write_text(runbook(rule), encoding="utf-8")
-        reefd("import", "--map", "map.yaml", "rows.parquet", "--out", "recording", folder=here)
-        told = reefd(
-            *("replay", "--recording", "recording", "--runbooks", "runbooks", "--account", "account.yaml", "--format", "json"), folder=here
-        )
-    answer = json.loads(told)
-    counts = {rule.name: 0 for rule in rules}
-    for episode in answer["episodes"]:
-        counts[episode["runbook"].removeprefix("bench-")] += 1
-    return {name: float(value) for name, value in answer["seconds"].items()}, counts
+def _line(one: Measured, ours: Measured) -> str:
+    low, high = one.rows / max(one.seconds), one.rows / min(one.seconds)
+    ratio = ours.rows_per_s / one.rows_per_s
+    phases = " ".join(f"{phase} {seconds:.2f}" for phase, seconds in one.phases.items())
+    wall = f" wall {one.wall_s:.2f}" if one.wall_s else ""
+    return (
+        f"  {one.told:<52} {one.rows_per_s / 1e6:>9.3f} M rows/s ({low / 1e6:.3f} to {high / 1e6:.3f}, {len(one.seconds)} runs)"
+        f"   reefd is {ratio:>8.3f}x   {one.rss_mb:>6,.0f} MB   s: {phases}{wall}"
+    )
 
 
-def reefd(*words: str, folder: Path) -> str:
-    """Standard output of a `reefd` command run in `folder`; ends the benchmark with its message when it fails."""
-    done = subprocess.run([sys.executable, "-m", "daemon.cli", *words], cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        sys.exit(f"reefd {words[0]} exited with {done.returncode}:\n{done.stderr}{done.stdout}")
-    return done.stdout
+def machine_told() -> dict[str, str]:
+    """What the figures were measured on."""
+    told = {"cpu": cpu_model(), "cores": str(os.cpu_count()), "python": platform.python_version()}
+    return told | {name: metadata.version(name) for name in ("numba", "numpy", "polars", "pandas")}
+
+
+def cpu_model() -> str:
+    """The processor's name, as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
 
 
 if __name__ == "__main__":
