@@ -343,8 +343,10 @@ def _merged(times: Sequence[Ints]) -> Ints:
 
 def _next_instants(times: Sequence[Ints], ends: Ints, replaced: Ints) -> Ints:
     """The first instant of the slice after each end, where there is one before the reading is replaced."""
+    if not len(ends):
+        return NO_TIMES
     due = np.full(len(ends), FOREVER)
-    for ts in times if len(ends) else ():
+    for ts in times:
         index = np.searchsorted(ts, ends, side="right")
         due = np.where(index < len(ts), np.minimum(due, ts[np.minimum(index, len(ts) - 1)]), due)
     return due[due < replaced]
