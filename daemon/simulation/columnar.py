@@ -69,6 +69,9 @@ class Called(Protocol):
     def bind(self, name: str, value: Array | float) -> None:
         """Sets an argument."""
 
+    def point(self, name: str, value: Array, address: int) -> None:
+        """Sets a column whose address is known."""
+
     def __call__(self, **arguments: Array | float) -> int:
         """Calls it with some arguments changed."""
 
@@ -101,6 +104,7 @@ class _Table:
     came: dict[int, Ints] = field(default_factory=dict)
     raw: dict[int, Floats] = field(default_factory=dict)
     event: Ints = field(default_factory=lambda: np.empty(0, np.int64))
+    addresses: dict[Column, int] = field(default_factory=dict)  # where the columns stand in memory
     prompt: bool = True  # every row was true when it was known, and no entity has two rows of one time
 
 
@@ -500,11 +504,18 @@ class ColumnHot(Hot):
             table.columns[value], table.columns[seen], table.columns[sampled] = _frozen(V), _frozen(S), _frozen(M)
             table.came[slot] = C
 
-    def _column(self, column: Column) -> Array:
-        table = self._tables.get(column.kind)
-        if table is None or column not in table.columns:
-            return _NO_INTS if column.integral else _NO_FLOATS
-        return table.columns[column]
+    def _point(self, run: Called, unit: Unit) -> None:
+        """Hands a unit its columns of the rows fed."""
+        for name, column in unit.columns.items():
+            table = self._tables.get(column.kind)
+            values = None if table is None else table.columns.get(column)
+            if table is None or values is None:
+                run.bind(name, _NO_INTS if column.integral else _NO_FLOATS)
+                continue
+            address = table.addresses.get(column)
+            if address is None:
+                address = table.addresses[column] = values.__array_interface__["data"][0]
+            run.point(name, values, address)
 
     def _run_window(self, window: _WindowUnit) -> None:
         unit = window.unit
@@ -516,8 +527,7 @@ class ColumnHot(Hot):
         if isinstance(unit.item, Series):
             self._make_room(window, table)
         run = window.run
-        for name, column in unit.columns.items():
-            run.bind(name, self._column(column))
+        self._point(run, unit)
         for name, out in zip(unit.outputs, outs, strict=True):
             run.bind(name, out)
         run(lo=0, hi=len(segments), SEG=segments, T0s=window.T, V0s=window.V, B=self._bounds_array, AT=table.at)
@@ -573,8 +583,7 @@ class ColumnHot(Hot):
     def _place(self, group: _Group) -> None:
         """Where each instance goes on in the rows fed."""
         table = group.table
-        for name, column in group.unit.columns.items():
-            group.run.bind(name, self._column(column))
+        self._point(group.run, group.unit)
         if not group.unit.joined:
             assert group.unit.axis is not None
             rows = self._tables.get(group.unit.axis)

@@ -18,6 +18,8 @@ import ctypes.util
 import hashlib
 import inspect
 import os
+import struct
+from array import array
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -35,6 +37,7 @@ from daemon.world import margin
 
 OBJECTS_MAX = 2_000  # of a cache folder; the oldest go first
 ANNOTATED = {"Ints": "I1", "Floats": "F1", "int": "i", "float": "f", "FloatTable": "F2"}
+_BITS, _REAL = struct.Struct("=q"), struct.Struct("=d")
 RESULTS_MAX = 8  # values that a function may return
 
 
@@ -50,28 +53,30 @@ class Call:
         self._returned = returned
         self._places = lower.packed(types)
         self._width = sum(1 if code in lower.SCALARS else int(code[1]) for code in types.values())
-        self._frame = np.zeros(self._width + RESULTS_MAX, np.int64)
-        self._floats = self._frame.view(np.float64)
-        self._address = self._frame.ctypes.data
-        self._kept: dict[str, npt.NDArray[Any]] = {}  # arrays live as long as they are bound
+        self._frame = array("q", bytes(8 * (self._width + RESULTS_MAX)))
+        self._address = self._frame.buffer_info()[0]
+        self._kept: dict[str, object] = {}  # arrays live as long as they are bound
 
     def bind(self, name: str, value: npt.NDArray[Any] | float) -> None:
         """Sets one argument; arrays are C-ordered, int64 or float64, of the dimensions declared."""
         code, place = self._types[name], self._places[name]
-        if isinstance(value, np.ndarray):
-            if self._kept.get(name) is value:
-                return
+        if code == "i":
+            self._frame[place] = value  # type: ignore[call-overload]
+        elif code == "f":
+            self._frame[place] = _BITS.unpack(_REAL.pack(value))[0]
+        elif self._kept.get(name) is not value:
+            assert isinstance(value, np.ndarray)
             assert value.dtype == (np.int64 if code[0] == "I" else np.float64), name
             assert value.ndim == int(code[1]), name
             assert value.flags.c_contiguous, name
-            self._kept[name] = value
-            self._frame[place] = value.__array_interface__["data"][0]
+            self.point(name, value, value.__array_interface__["data"][0])
             for j, stride in enumerate(value.strides[:-1], start=1):
                 self._frame[place + j] = stride >> 3
-        elif code == "f":
-            self._floats[place] = value
-        else:
-            self._frame[place] = value
+
+    def point(self, name: str, value: object, address: int) -> None:
+        """Sets a one-dimensional array whose address is known, unchecked."""
+        self._kept[name] = value
+        self._frame[self._places[name]] = address
 
     def __call__(self, *given: npt.NDArray[Any] | float, **arguments: npt.NDArray[Any] | float) -> Any:
         """Calls it with some arguments changed."""
@@ -82,8 +87,8 @@ class Call:
         found = self._function(self._address)
         if not self._returned:
             return found
-        cells = zip(self._returned, self._frame[self._width :].tolist(), self._floats[self._width :].tolist(), strict=False)
-        return tuple(real if code == "f" else whole for code, whole, real in cells)
+        cells = zip(self._returned, self._frame[self._width :], strict=False)
+        return tuple(_REAL.unpack(_BITS.pack(cell))[0] if code == "f" else cell for code, cell in cells)
 
 
 class Compiler:
