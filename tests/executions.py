@@ -30,15 +30,15 @@ CONDITIONS: tuple[tuple[str, str, float, float, str], ...] = (
     ("market", "zscore(funding_rate, 40m) > {}", 0.5, 2.0, ""),
     ("market", "mean(mark_price / index_price - 1, 10m) > {}", -5, 15, "bps"),
     ("market", "std(mark_price, 10m) / mean(mark_price, 10m) > {}", 0.1, 0.6, "%"),
-    ("market", "pct_change(mark_price, 5m) < {}", -1.0, 0.2, "%"),
-    ("market", "max(mark_price, 20m) / min(mark_price, 20m) - 1 > {}", 0.5, 3.0, "%"),
-    ("market", "quantile(funding_rate, 80%, 30m) < {}", 0.005, 0.05, "%/h"),
+    ("market", "pct_change(last_price, 5m) < {}", -1.0, 0.2, "%"),
+    ("market", "max(bid_price, 20m) / min(bid_price, 20m) - 1 > {}", 0.5, 3.0, "%"),
+    ("market", "quantile(spread, 80%, 30m) < {}", 2, 20, "bps"),
     ("market", "abs(oracle_price / mid_price - 1) > {}", 5, 80, "bps"),
-    ("market", "ewma(mark_price / index_price - 1, 10m) > {}", -5, 15, "bps"),
-    ("market", "slope(mark_price, 15m) > {} and spread < 50bps", -5.0, 5.0, " price * 1 / 1h"),
+    ("market", "ewma(index_price / mark_price - 1, 10m) > {}", -15, 5, "bps"),
+    ("market", "slope(ask_price, 15m) > {} and spread < 50bps", -5.0, 5.0, " price * 1 / 1h"),
     ("market", "share(mark_price > index_price, 15m) > {}", 20, 80, "%"),
-    ("market", "count(funding_rate, 20m) < {}", 1, 20, ""),
-    ("market", "sum(funding_rate, 20m) > {}", 0.05, 0.3, "%/h"),
+    ("market", "count(bid_size, 20m) < {}", 1, 20, ""),
+    ("market", "sum(ask_size, 20m) > {}", 100, 2000, " base"),
     ("market", "age(oracle_price) > {}", 20, 200, "s"),
     ("market", "not known(bid_price) or funding_rate > {}", 0.01, 0.08, "%/h"),
     ("market", "oracle_stale_for > {}", 30, 300, "s"),
@@ -93,22 +93,39 @@ def duration(chance: random.Random, least: int, most: int) -> str:
     return f"{chance.randint(least, most)}s"
 
 
+def _conditions() -> tuple[tuple[str, tuple[int, ...], int | None], ...]:
+    """(scope, conditions of `when`, condition of `until`): few enough that each compiles once."""
+    chance = random.Random(20)
+    found: list[tuple[str, tuple[int, ...], int | None]] = []
+    for n, (scope, *_) in enumerate(CONDITIONS):
+        others = [m for m, condition in enumerate(CONDITIONS) if condition[0] == scope]
+        found.append((scope, (n,), None))
+        if n % 2 == 0:
+            found.append((scope, (n, chance.choice(others)), chance.choice((None, chance.choice(others)))))
+    return tuple(found)
+
+
+SHAPES = _conditions()
+
+
+def condition(chance: random.Random, number: int) -> str:
+    _, text, low, high, unit = CONDITIONS[number]
+    return text.format(f"{chance.uniform(low, high):.4f}{unit}")
+
+
 def runbook(chance: random.Random, name: str) -> Runbook:
-    """A random runbook out of the conditions above."""
-    scope, text, low, high, unit = chance.choice(CONDITIONS)
-    when = text.format(f"{chance.uniform(low, high):.4f}{unit}")
-    if chance.random() < 0.3:
-        _, more, low, high, unit = chance.choice([c for c in CONDITIONS if c[0] == scope])
-        when = f"{when} {chance.choice(('and', 'or'))} {more.format(f'{chance.uniform(low, high):.4f}{unit}')}"
+    """A random runbook: one of the shapes above, with its own thresholds, times and steps."""
+    scope, conditions, until = chance.choice(SHAPES)
+    joint = " or " if conditions[-1] % 3 == 0 else " and "
+    when = joint.join(f"({condition(chance, number)})" for number in conditions)
     lines = [
         "schema: reefd/v1", f"runbook: {name}", "title: generated", "owner: tests", "severity: info", "stage: armed", "intent: economy",
         f"scope: {scope}", "trigger:", f"  when: {when}",
     ]  # fmt: skip
     if chance.random() < 0.6:
         lines.append(f"  for: {duration(chance, 1, 300)}")
-    if chance.random() < 0.4:
-        _, more, low, high, unit = chance.choice([c for c in CONDITIONS if c[0] == scope])
-        lines.append(f"  until: not ({more.format(f'{chance.uniform(low, high):.4f}{unit}')})")
+    if until is not None:
+        lines.append(f"  until: not ({condition(chance, until)})")
     if chance.random() < 0.4:
         lines.append(f"  until_for: {duration(chance, 1, 400)}")
     if chance.random() < 0.3:
@@ -190,12 +207,19 @@ def course(chance: random.Random, count: int) -> Course:
     venues = {name: Venue(id=name, valued_at=spec.valued_at, chain="ethereum", funding_interval_ns=1800 * NS) for name in VENUES}
     return Course(
         blocks=rows(chance, count), spec=spec, topology=spec.topology(venues), intervals={"dydx": 1800 * NS, "other": 1800 * NS},
-        holds={(Kind.MARKET, "funding_rate", "*"): 3600 * NS} if chance.random() < 0.5 else {},
+        slice_rows=chance.choice((60, 10_000)), holds={(Kind.MARKET, "funding_rate", "*"): 3600 * NS} if chance.random() < 0.5 else {},
     )  # fmt: skip
 
 
-def outcome(over: Course, books: tuple[Runbook, ...], compiler: Compiles | None, spans: Spans | None = None) -> Outcome:
-    """One pass; the compiled execution when a compiler is given (raises Unsupported where it does not apply)."""
+def outcome(
+    over: Course,
+    books: tuple[Runbook, ...],
+    compiler: Compiles | None,
+    spans: Spans | None = None,
+    reload: tuple[Runbook, ...] | None = None,
+) -> Outcome:
+    """One pass; the compiled execution when a compiler is given (raises Unsupported where it does not apply). `reload`: the runbooks that
+    are put in force after the first slice."""
     hot = None if compiler is None else ColumnHot(over.topology, over.sources, compiler=compiler, recorded=recorded(over))
     engine = Engine(topology=over.topology, house=HouseLimits(), build="test", sources=over.sources, hot=hot)
     passage = Passage(over, engine=engine, runbooks=books, spans=spans)
@@ -207,7 +231,8 @@ def outcome(over: Course, books: tuple[Runbook, ...], compiler: Compiles | None,
         take(record)
 
     passage._rehearsal._take = kept
-    played = passage.play()
-    return Outcome(
-        records=tuple(records), totals=played.account.totals, collateral=played.account.collateral, equity=played.account.closing_equity
-    )
+    for number, at in enumerate(passage.stretches()):
+        if reload is not None and number == 0:
+            passage.reload(reload, at)
+    account = passage.account
+    return Outcome(records=tuple(records), totals=account.totals, collateral=account.collateral, equity=account.closing_equity)

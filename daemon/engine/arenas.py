@@ -111,11 +111,11 @@ class Arenas:
         for series in self.layout.series[kind].values():
             ints[series.s + 7] = max(ints[series.s + 7], series.kept_ns)
             if ints[series.s + 6] == 0:
-                ints[series.s + 5] = self._room(arena, number, RING_MIN)
+                ints[series.s + 5] = self.room(arena, number, RING_MIN)
                 ints[series.s + 6] = RING_MIN - 1
             for (state, duration), (w, g) in series.states.items():
                 if state in ("min", "max", "order") and ints[w + 3] == 0:
-                    ints[w + 2] = self._room(arena, number, ints[series.s + 6] + 1)
+                    ints[w + 2] = self.room(arena, number, ints[series.s + 6] + 1)
                     ints[w + 3] = 1
                 if ints[series.s + 1] and ints[w + 4] == 0:
                     self._catch_up(arena, number, series, state, duration, w, g)
@@ -148,7 +148,8 @@ class Arenas:
                     volatility(F, I, T, V, s, w, g, at, duration)
         I[s + 1] = head
 
-    def _room(self, arena: Arena, number: int, capacity: int) -> int:
+    def room(self, arena: Arena, number: int, capacity: int) -> int:
+        """Room for `capacity` more samples behind a row's rings; where it begins."""
         times, values = arena.T[number], arena.V[number]
         start = len(times)
         times.frombytes(bytes(8 * capacity))
@@ -166,7 +167,7 @@ class Arenas:
             if head + 10 - tail <= mask:
                 continue
             capacity = 2 * (mask + 1)
-            start = self._room(arena, number, capacity)
+            start = self.room(arena, number, capacity)
             times, values = arena.T[number], arena.V[number]
             for i in range(tail, head):
                 times[start + (i & (capacity - 1))] = times[base + (i & mask)]
@@ -174,12 +175,12 @@ class Arenas:
             ints[s + 5], ints[s + 6] = start, capacity - 1
             for (state, _), (w, _) in series.states.items():
                 if state in ("min", "max"):
-                    old, ints[w + 2] = ints[w + 2], self._room(arena, number, capacity)
+                    old, ints[w + 2] = ints[w + 2], self.room(arena, number, capacity)
                     times = arena.T[number]
                     for j in range(ints[w], ints[w + 1]):
                         times[ints[w + 2] + (j & (capacity - 1))] = times[old + (j & mask)]
                 elif state == "order":
-                    old, ints[w + 2] = ints[w + 2], self._room(arena, number, capacity)
+                    old, ints[w + 2] = ints[w + 2], self.room(arena, number, capacity)
                     values = arena.V[number]
                     values[ints[w + 2] : ints[w + 2] + ints[w + 1]] = values[old : old + ints[w + 1]]
 

@@ -25,7 +25,7 @@ from daemon.engine.columns import Columns
 from daemon.engine.edge import Edge, Plan, TriggerState
 from daemon.engine.events import Row
 from daemon.engine.hot import Hot, Instance, Linked, Sources
-from daemon.engine.layout import PUSH_ORDER, Accumulator, Series
+from daemon.engine.layout import PUSH_ORDER, RING_MIN, Accumulator, Series
 from daemon.engine.unit import Column, Unit, Unsupported
 from daemon.language.kernels import CLEARED, FIRED, GONE, REFIRED, TRIGGER_CELLS
 from daemon.language.slots import CAME, CELLS, GLOBAL, HEADER, SAMPLED, SEEN, SLOT, SLOTS, seen_cell
@@ -280,24 +280,92 @@ class ColumnHot(Hot):
         """The samples of a series out of the engine's ring into the unit's line; a line needs no mask."""
         series = window.unit.item
         assert isinstance(series, Series)
-        kind = window.unit.scope
-        arena = self.arenas.kinds[kind]
-        ints = arena.I[number]
+        arena = self.arenas.kinds[window.unit.scope]
+        ints, times, values = arena.I[number], arena.T[number], arena.V[number]
         head, tail, base, mask = (ints[series.s + j] for j in (1, 2, 5, 6))
-        cells = window.unit.cells
-        s = cells.i(kind, series.s)
-        self._room(window, head - tail + SAMPLES_FREE)
+        cells, own = window.unit.cells, window.I[number]
+        s = cells.i(window.unit.scope, series.s)
+        line = head - tail + SAMPLES_FREE
+        self._room(window, line * (1 + len(series.states)))
         for j in range(tail, head):
-            window.T[number, j - tail] = arena.T[number][base + (j & mask)]
-            window.V[number, j - tail] = arena.V[number][base + (j & mask)]
-        window.I[number, s + 5], window.I[number, s + 6] = -tail, -1
-        window.I[number, s + 7] = series.kept_ns
+            window.T[number, j - tail] = times[base + (j & mask)]
+            window.V[number, j - tail] = values[base + (j & mask)]
+        own[s + 5], own[s + 6], own[s + 7] = -tail, -1, series.kept_ns
+        for n, ((state, _), (w, _g)) in enumerate(series.states.items(), start=1):
+            cell, q = cells.i(window.unit.scope, w), ints[w + 2]
+            if state in ("min", "max"):
+                for k in range(ints[w], ints[w + 1]):
+                    window.T[number, n * line + k - ints[w]] = times[q + (k & mask)]
+                own[cell + 2] = n * line - ints[w]
+            elif state == "order":
+                window.V[number, n * line : n * line + ints[w + 1]] = values[q : q + ints[w + 1]]
+                own[cell + 2] = n * line
+
+    def _give_samples(self, window: _WindowUnit, number: int) -> None:
+        """The samples of a series back into a ring of the engine's, large enough for them."""
+        series = window.unit.item
+        assert isinstance(series, Series)
+        arena = self.arenas.kinds[window.unit.scope]
+        own, ints = window.I[number], arena.I[number]
+        cells = window.unit.cells
+        s = cells.i(window.unit.scope, series.s)
+        head, tail, line = (int(own[s + j]) for j in (1, 2, 5))
+        capacity = RING_MIN
+        while head + 10 - tail >= capacity:
+            capacity *= 2
+        mask = capacity - 1
+        base = self.arenas.room(arena, number, capacity)
+        for j in range(tail, head):
+            arena.T[number][base + (j & mask)] = int(window.T[number, line + j])
+            arena.V[number][base + (j & mask)] = float(window.V[number, line + j])
+        ints[series.s + 5], ints[series.s + 6] = base, mask
         for (state, _), (w, _g) in series.states.items():
-            cell = cells.i(kind, w)
+            cell = cells.i(window.unit.scope, w)
+            q = int(own[cell + 2])
             if state in ("min", "max", "order"):
-                if head:
-                    raise Unsupported("an extreme or a quantile that goes on from a plain execution")
-                window.I[number, cell + 2] = -1  # placed by `_make_room`
+                ints[w + 2] = self.arenas.room(arena, number, capacity)
+            if state in ("min", "max"):
+                for k in range(ints[w], ints[w + 1]):
+                    arena.T[number][ints[w + 2] + (k & mask)] = int(window.T[number, q + k])
+            elif state == "order":
+                for k in range(ints[w + 1]):
+                    arena.V[number][ints[w + 2] + k] = float(window.V[number, q + k])
+
+    def _give_back(self) -> None:
+        """Everything that the units hold back into the engine's own rows, as it stands at the end of the rows fed."""
+        self._keep_all()
+        for window in self._windows:
+            kind, cells = window.unit.scope, window.unit.cells
+            for number in range(1, len(window.F)):
+                floats, ints = self.arenas.kinds[kind].F[number], self.arenas.kinds[kind].I[number]
+                for j, real in enumerate(cells.floats[kind]):
+                    floats[real] = float(window.F[number, SLOTS[kind] + j])
+                for j, real in enumerate(cells.ints[kind]):
+                    ints[real] = int(window.I[number, HEADER + CELLS * SLOTS[kind] + j])
+                if isinstance(window.unit.item, Series):
+                    self._give_samples(window, number)
+        for group in self._groups:
+            for k, entity in enumerate(group.entities):
+                instance = self._by_key[group.runbook, entity]
+                cells_of = group.rows[units.OWN][1][k, group.q : group.q + TRIGGER_CELLS]
+                instance.ints[instance.q : instance.q + TRIGGER_CELLS] = cells_of.tolist()
+
+    def link(self, runbooks: Sequence[Runbook]) -> list[tuple[str, str, str]]:
+        """Put a set of runbooks in force; a reload comes when every row fed was advanced through."""
+        if not self._built:
+            return super().link(runbooks)
+        self._give_back()
+        self._windows, self._groups, self._by_row, self._rows_of, self._set_tables = [], [], {}, {}, {}
+        self._edges, self._hungry, self._tables = [], [], {}
+        restarted = super().link(runbooks)
+        self._build()
+        self._tell_sets()
+        for g, group in enumerate(self._groups):
+            group.reached = [self._end] * len(group.reached)
+            group.save(0, len(group.reached))
+            self._hungry.append((g, -1))
+        self.next_due = FOREVER  # the units keep their own dues
+        return restarted
 
     def _room(self, window: _WindowUnit, capacity: int) -> None:
         have = window.T.shape[1]
@@ -674,10 +742,10 @@ class ColumnHot(Hot):
 
     def _sate(self) -> None:
         """Runs every instance that reads recorded rows only to the end of them."""
-        hungry, self._hungry = self._hungry, []
+        hungry, self._hungry = dict.fromkeys(self._hungry), []
         for g, k in hungry:
             group = self._groups[g]
-            if group.changeable:
+            if group.changeable or (k >= 0 and (g, -1) in hungry):
                 continue
             if k < 0:
                 self._go(g, 0, len(group.reached), self._end)

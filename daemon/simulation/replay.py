@@ -230,8 +230,19 @@ class Passage:
         self._facts: tuple[Row, ...] = ()  # of the simulated venue, not yet told
         self._done = NEVER  # everything up to this time has happened
 
+    def reload(self, runbooks: Sequence[Runbook], at: int) -> None:
+        """Puts another set of runbooks in force between two stretches, the last ending at `at`."""
+        self._engine.load(runbooks)
+        self._rehearsal.send(RunbooksLoaded(at=at, runbooks={book.path: book.digest for book in runbooks}))
+
     def play(self, progress: Callable[[int], None] | None = None) -> Played:
         """Runs the whole recording; `progress` is told of rows done."""
+        for _ in self.stretches(progress):
+            pass
+        return Played(account=self.account, log=self.log)
+
+    def stretches(self, progress: Callable[[int], None] | None = None) -> Iterator[int]:
+        """Runs the recording stretch by stretch (a slice each); gives the last instant of each."""
         account, desk = self.account, self._desk
         account.begin(self.course.first_at)
         self._facts = (*account.parameters(), *account.changes())
@@ -241,9 +252,9 @@ class Passage:
                 self._play_columns(self._hot, blocks, progress)
             else:
                 self._play_rows([Stream(self._hot, block, OWNED.get(block.kind, ())) for block in blocks], progress)
+            yield max(int(block.ts[-1]) for block in blocks)
         account.pass_to(self.course.last_at)
         account.end(self.course.last_at)
-        return Played(account=account, log=self.log)
 
     def _play_columns(self, hot: ColumnHot, blocks: Sequence[Columns], progress: Callable[[int], None] | None) -> None:
         """The compiled execution: from edge to edge, and to what happens to the account between them."""
