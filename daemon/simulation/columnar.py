@@ -592,6 +592,8 @@ class ColumnHot(Hot):
             return
         outs: list[Array] = [np.empty(len(table.at), np.int64 if column.integral else np.float64) for column in unit.outputs.values()]
         segments = np.stack([table.first, table.end], axis=1)
+        if len(window.F) < len(table.first):
+            self._widen(window, len(table.first))
         if isinstance(unit.item, Series):
             self._make_room(window, table)
         run = window.run
@@ -600,6 +602,22 @@ class ColumnHot(Hot):
             run.bind(name, out)
         run(lo=0, hi=len(segments), SEG=segments, T0s=window.T, V0s=window.V, B=self._bounds_array, AT=table.at)
         table.columns |= {column: _frozen(out) for column, out in zip(unit.outputs.values(), outs, strict=True)}
+
+    def _widen(self, window: _WindowUnit, count: int) -> None:
+        """Rows for entities that were named since."""
+        have, kind = len(window.F), window.unit.scope
+        more = count - have
+        window.F = np.concatenate((window.F, np.full((more, window.F.shape[1]), NAN)))
+        window.I = np.concatenate((window.I, np.zeros((more, window.I.shape[1]), np.int64)))
+        window.T = np.concatenate((window.T, np.zeros((more, window.T.shape[1]), np.int64)))
+        window.V = np.concatenate((window.V, np.zeros((more, window.V.shape[1]))))
+        window.run.bind("F0s", window.F)
+        window.run.bind("I0s", window.I)
+        for number in range(have, count):
+            self._read_row(window.unit, kind, number, window.F[number], window.I[number])
+            if isinstance(window.unit.item, Series):
+                self._read_samples(window, number)
+        window.line = 0
 
     def _make_room(self, window: _WindowUnit, table: _Table) -> None:
         """Moves the samples that some window still needs to the front of each entity's line, and makes room for the rows fed."""
