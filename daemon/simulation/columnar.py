@@ -773,7 +773,13 @@ class ColumnHot(Hot):
     def _go(self, g: int, lo: int, hi: int, until: int) -> None:
         """Advances instances `[lo, hi)` of a group to `until` or their first edge."""
         group = self._groups[g]
-        group.save(lo, hi)
+        if max(group.reached[lo:hi]) <= self._settled:
+            group.save(lo, hi)
+        else:
+            for k in range(lo, hi):
+                # What ran ahead may have to be taken back to before: its older copy is kept.
+                if group.reached[k] <= self._settled:
+                    group.save(k, k + 1)
         if group.unit.joined:
             for k in range(lo, hi):
                 self._step(group, k, k + 1, until, group.axes[k])
