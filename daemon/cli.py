@@ -57,6 +57,14 @@ class Log(StrEnum):
     CONSOLE = "console"
 
 
+class Choice(StrEnum):
+    """Whether to compute what takes extra passes: when it is quick, always, or never."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
 Paths = Annotated[list[Path], typer.Argument(metavar="PATH...", help="Runbook files, or folders of them.")]
 Output = Annotated[Format, typer.Option("--format", help="text for people, json for programs.")]
 Config = Annotated[Path, typer.Option("--config", "-c", metavar="FILE", envvar="REEFD_CONFIG", help="The daemon's settings.")]
@@ -168,6 +176,9 @@ def replay(
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Also write the report and its series here.")] = None,
     limits: Annotated[Path | None, typer.Option("--limits", metavar="FILE", help="House limits to apply; none when absent.")] = None,
     engine: ExecutedBy = EngineChoice.AUTO,
+    leave_one_out: Annotated[
+        Choice, typer.Option("--leave-one-out", help="What each run contributed, by leaving it out; auto: when it is quick.")
+    ] = Choice.AUTO,
     journal: Annotated[Path | None, typer.Option("--journal", metavar="STATE.db", help="A daemon's journal, with --verify.")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Decide a journal's events anew and compare every record.")] = False,
 ) -> None:
@@ -190,7 +201,12 @@ def replay(
         raise typer.BadParameter(f"a replay needs {', '.join(missing)}; see reefd replay --help")
     job = _job("replaying", "replay")
     as_json = output is Format.JSON
-    _finish(job(recording, runbooks=runbooks, account=account, json_format=as_json, out=out, limits=limits, engine=engine.value))
+    _finish(
+        job(
+            recording, runbooks=runbooks, account=account, json_format=as_json, out=out, limits=limits, engine=engine.value,
+            leave_one_out=leave_one_out.value,
+        )
+    )  # fmt: skip
 
 
 @app.command()

@@ -71,7 +71,7 @@ def test_the_report_has_the_keys_that_programs_read(folder: Path, capsys: pytest
     assert run(folder) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["rows"] == 6
-    assert {"load", "compile", "replay", "without"} == set(report["seconds"])
+    assert {"load", "compile", "replay", "without", "counterfactuals"} == set(report["seconds"])
     (episode,) = report["episodes"]
     assert episode["pending_at"] == episode["fired_at"] == "2026-02-03T18:00:00.000Z"
     assert episode["run_status"] == "done"
@@ -100,13 +100,45 @@ def test_a_recording_too_large_to_keep_comes_to_the_same_report(
     assert reports[0] == reports[1]
 
 
-def test_out_writes_the_report_and_the_equity_of_both_passes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(folder, out=folder / "out", json_format=False) == 0
+def test_out_writes_the_report_the_page_and_both_passes_as_parquet(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = folder / "out"
+    assert run(folder, out=out, json_format=False) == 0
     assert "the runbooks came to" in capsys.readouterr().out
-    assert json.loads((folder / "out" / "report.json").read_text(encoding="utf-8"))["rows"] == 6
-    alone = (folder / "out" / "without.csv").read_text(encoding="utf-8").splitlines()
-    assert alone[0] == "ts,equity_usd,margin_ratio"
-    assert alone[-1].startswith(f"{T0 + 5 * HOUR_NS},{50_000.0 - 70.0 - 1000.0!r},")
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert report["rows"] == 6
+    assert {path.name for path in out.iterdir()} == {
+        "report.json", "report.txt", "report.html", "equity.parquet", "episodes.parquet", "actions.parquet",
+    }  # fmt: skip
+    series = pl.read_parquet(out / "equity.parquet")
+    assert series.columns == [
+        "ts", "equity_with", "equity_without", "margin_ratio_with", "margin_ratio_without", "funding_with", "funding_without",
+    ]  # fmt: skip
+    assert series["ts"].dtype == pl.Int64
+    last = series.row(-1, named=True)
+    assert last["ts"] == T0 + 5 * HOUR_NS
+    assert last["equity_without"] == pytest.approx(50_000.0 - 70.0 - 1000.0)
+    assert (last["funding_with"], last["funding_without"]) == (pytest.approx(-70.0), pytest.approx(-70.0))
+    (action,) = pl.read_parquet(out / "actions.parquet").rows(named=True)
+    assert (action["market"], action["outcome"], action["size"], action["ts"]) == ("dydx:HYPE-USD", "done", 500.0, T0 + 2 * HOUR_NS)
+    (episode,) = pl.read_parquet(out / "episodes.parquet").rows(named=True)
+    assert episode["why"].startswith("TRUE  funding_rate * sign(size) > 0.1%/h  (0.1%/h above)")
+    assert action["episode"] == episode["episode"]
+    assert action["run"].startswith(episode["episode"])
+
+
+@pytest.mark.parametrize(("choice", "seconds", "note"), [("off", 30.0, "--leave-one-out off"), ("auto", 0.0, "--leave-one-out on")])
+def test_a_report_without_leave_one_out_notes_that_no_run_was_left_out(
+    folder: Path, choice: str, seconds: float, note: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daemon.app.replaying.LEAVE_ONE_OUT_S", seconds)
+    books, account = [folder / "spike.yaml"], folder / "account.yaml"
+    found = replay(
+        folder / "recording", runbooks=books, account=account, json_format=True, out=None, limits=None, leave_one_out=choice
+    )
+    assert found == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["leave_one_out"] is None
+    assert any(note in line for line in report["notes"])
 
 
 def test_house_limits_apply_only_where_they_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

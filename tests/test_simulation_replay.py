@@ -23,8 +23,8 @@ from daemon.engine.limits import HouseLimits
 from daemon.runbook.load import load_text
 from daemon.runbook.model import Runbook
 from daemon.simulation.account import AccountSpec, MarketRules, OpeningPosition, SimulatedAccount, marks
+from daemon.simulation.outturn import outturn
 from daemon.simulation.replay import Course, Played, play, play_without
-from daemon.simulation.report import outturn
 from daemon.simulation.spans import NULL, Columnwise, Rowwise
 from daemon.simulation.tape import TapedAccount
 from daemon.units import HOUR_NS, MINUTE_NS, NS
@@ -204,6 +204,22 @@ ROUTES = (
 )
 
 
+class Listed:
+    """A series that keeps every instant."""
+
+    def __init__(self) -> None:
+        self.points: dict[int, str] = {}  # time -> what it was worth last
+
+    def add(self, at: Any, equity: Any, margin_ratio: Any, funding_usd: float, prices: Any) -> None:
+        """A span."""
+        for row in zip(at.tolist(), equity.tolist(), margin_ratio.tolist(), *(price.tolist() for price in prices), strict=True):
+            self.points[row[0]] = repr((row[1], row[2], funding_usd, list(row[3:])))
+
+    def point(self, at: int, equity: float, margin_ratio: float, funding_usd: float, prices: Any) -> None:
+        """One instant."""
+        self.points[at] = repr((equity, margin_ratio, funding_usd, list(prices)))
+
+
 def sale(market: str, size: int, held: Decimal) -> ShrinkPosition:
     return ShrinkPosition(
         action_id="a", run_id="r", runbook="x", account="dydx", market=market, side="SELL" if held > 0 else "BUY", size=Decimal(size),
@@ -222,7 +238,6 @@ def transfer(inwards: bool, amount: int) -> MoveBuffer:
 def lived(over: Course, cells: Mapping[int, dict[str, Any]], moving: SimulatedAccount) -> tuple[object, ...]:
     """What an account came to over a history with fills and transfers: taped where it can be, else row by row."""
     seen: list[object] = []
-    moving.series = []
     moving.begin(over.first_at)
     slices, known_to = over.slices(), 0
     for at, batch in batches(over):
@@ -280,15 +295,15 @@ def test_the_taped_account_is_the_account_taken_row_by_row_to_the_last_bit_in_sl
 
     whole = over(1000)
     stepped = SimulatedAccount(spec, mark=marks(spec, bound_ns=whole.bound_ns, interval_ns=whole.interval_ns))
+    stepped.series = curve = Listed()
     expected = lived(whole, told, stepped)
-    curve = {at: repr(rest) for at, *rest in stepped.series or ()}
     for size, spans in itertools.product((1000, 7, 1), (Columnwise(), Rowwise())):
         taped = over(size).account(spans)
+        taped.series = drawn = Listed()
         assert repr(lived(over(size), told, taped)) == repr(expected)
         # Row by row the very first instant counts whatever it is of.
-        drawn = {at: repr(rest) for at, *rest in taped.series or ()}
-        assert drawn == {at: shown for at, shown in curve.items() if at in drawn}
-        assert curve.keys() - drawn.keys() <= {whole.first_at}
+        assert drawn.points == {at: shown for at, shown in curve.points.items() if at in drawn.points}
+        assert curve.points.keys() - drawn.points.keys() <= {whole.first_at}
 
 
 @settings(max_examples=12, deadline=None)

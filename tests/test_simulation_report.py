@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.simulation.report import Episode, EpisodeAction, Outturn, Report, clusters, difference
+from daemon.simulation.episode import Episode, EpisodeAction, clusters
+from daemon.simulation.outturn import Outturn, difference
+from daemon.simulation.report import Report
 from daemon.units import DAY_NS, HOUR_NS, MINUTE_NS, NS
 
 T0 = 1_770_134_400 * NS

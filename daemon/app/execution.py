@@ -60,6 +60,11 @@ class Execution:
         return "python" if self._compiler is None else "compiled"
 
     @property
+    def spans(self) -> Spans | None:
+        """The account's arithmetic of this execution, for further passes; None: numpy's."""
+        return self._spans
+
+    @property
     def seconds(self) -> float:
         """Seconds spent compiling, or loading what was compiled before."""
         return 0.0 if self._compiler is None else self._compiler.seconds

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -14,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from daemon.app.execution import Choice, Execution
+from daemon.app.report_files import as_document, as_text, write_report
+from daemon.engine.actions import ShrinkPosition
 from daemon.engine.limits import HouseLimits, parse_house_limits
 from daemon.errors import RunbookError, UserError
 from daemon.journal.recording import Block, Recording
@@ -24,12 +24,17 @@ from daemon.runbook.nodes import MapNode, ScalarNode, YamlNode
 from daemon.simulation.acceptance import Verdict, judge
 from daemon.simulation.account import AccountSpec, SimulatedAccount
 from daemon.simulation.account_file import load_account
+from daemon.simulation.episode import Episode
+from daemon.simulation.outturn import outturn
 from daemon.simulation.replay import Course
-from daemon.simulation.report import Report, outturn
+from daemon.simulation.report import Report
+from daemon.simulation.retrace import RUNS_LEFT_OUT_MAX, Contributions, Restored, leave_one_out, restore_on_clear, runs_that_acted
+from daemon.simulation.spans import Spans
 from daemon.units import NS, show, show_duration
 from daemon.world.entities import Kind, Venue
 
 MARKETS_SHOWN = 12  # of a venue, in an error
+LEAVE_ONE_OUT_S = 30.0  # what `auto` spends on passes without one run, by the time that one pass without decisions took
 
 
 class _Timed:
@@ -61,9 +66,11 @@ def replay(
     out: Path | None,
     limits: Path | None,
     engine: Choice = "auto",
+    leave_one_out: str = "auto",
 ) -> int:
     """Replay a recording and print the report; 0 replayed, 1 when a `replay:` acceptance of a runbook is not met.
 
+    `leave_one_out` is auto, on or off: whether each run that acted is left out once to see what it contributed.
     Raises RunbookError for mistakes in the runbooks or the account, UserError for what is missing or unreadable.
     """
     started = time.perf_counter()
@@ -82,6 +89,11 @@ def replay(
     compiling = execution.seconds - compiling_before
     alone = execution.play_without(course)
     done, read_without = time.perf_counter(), read.seconds - read_before - read_with
+    episodes = played.log.episodes()
+    restored = _restored(course, played.account, episodes, execution.spans)
+    one_pass = time.perf_counter() - done if restored is not None else done - replayed
+    contributions, said = _contributions(course, played.account, leave_one_out, one_pass, execution.spans)
+    ended = time.perf_counter()
     report = Report(
         rows=course.rows,
         first_at=course.first_at,
@@ -91,20 +103,49 @@ def replay(
             "compile": compiled - loaded + compiling,
             "replay": replayed - compiled - read_with - compiling,
             "without": done - replayed - read_without,
+            "counterfactuals": ended - done,
         },
-        episodes=played.log.episodes(),
+        episodes=episodes,
         having=outturn(played.account),
         lacking=outturn(alone),
         extremes=survey.has_extremes,
         sample=spec.sample,
         costs=_costs(spec),
-        notes=tuple(_notes(course, limits, execution)),
+        notes=(*_notes(course, limits, execution), *said),
+        recording=recording.resolve().name,
+        runbooks=tuple(sorted({book.id for book in books})),
+        contributions=contributions,
+        restored=restored,
     )
     verdicts = judge(books, recording.resolve().name, report)
     _print(report, verdicts, json_format=json_format)
     if out is not None:
-        _write(out, report, verdicts, {"with": played.account, "without": alone})
+        write_report(out, report, verdicts, having=played.account, lacking=alone)
     return int(any(not verdict.met for verdict in verdicts))
+
+
+def _contributions(
+    course: Course, played: SimulatedAccount, choice: str, pass_s: float, spans: Spans | None
+) -> tuple[Contributions | None, tuple[str, ...]]:
+    """What each run contributed, and what to note; None where nobody computed it."""
+    acted = len(runs_that_acted(played.deeds))
+    passes = min(acted, RUNS_LEFT_OUT_MAX)
+    if choice == "off":
+        return None, ("no run was left out (--leave-one-out off)",)
+    if choice == "auto" and passes * pass_s > LEAVE_ONE_OUT_S:
+        takes = show_duration(round(passes * pass_s))
+        return None, (f"no run was left out: {passes} passes would take about {takes} (--leave-one-out on does it all the same)",)
+    with _progress(passes, "leaving runs out") as progress:
+        found = leave_one_out(course, played, spans=spans, tell=progress)
+    return found, (found.note,) if found.note else ()
+
+
+def _restored(course: Course, played: SimulatedAccount, episodes: Sequence[Episode], spans: Spans | None) -> Restored | None:
+    """The pass in which the owner restores by hand; None where nothing was shrunk, which would be the pass WITH again."""
+    if not any(isinstance(deed.order, ShrinkPosition) for deed in played.deeds):
+        return None
+    cleared = {episode.id: episode.cleared_at for episode in episodes if episode.ending == "cleared" and episode.cleared_at is not None}
+    return restore_on_clear(course, played, cleared, spans=spans)
 
 
 def _runbooks(paths: Sequence[Path]) -> tuple[Runbook, ...]:
@@ -204,48 +245,16 @@ def _notes(course: Course, limits: Path | None, execution: Execution) -> Iterato
 
 
 def _print(report: Report, verdicts: Sequence[Verdict], *, json_format: bool) -> None:
-    if json_format:
-        sys.stdout.write(_document(report, verdicts) + "\n")
-        return
-    sys.stdout.write(report.as_text() + "\n")
-    for verdict in verdicts:
-        sys.stdout.write(f"{verdict.line()}\n")
-
-
-def _document(report: Report, verdicts: Sequence[Verdict]) -> str:
-    document = report.as_json()
-    if verdicts:
-        document["acceptance"] = [verdict.as_json() for verdict in verdicts]
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-
-
-def _write(out: Path, report: Report, verdicts: Sequence[Verdict], accounts: dict[str, SimulatedAccount]) -> None:
-    """The report as JSON and text, and each pass's equity and margin ratio of every batch as CSV."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "report.json").write_text(_document(report, verdicts) + "\n", encoding="utf-8")
-        text = "\n".join([report.as_text(), *(verdict.line() for verdict in verdicts)])
-        (out / "report.txt").write_text(text + "\n", encoding="utf-8")
-        for name, account in accounts.items():
-            with (out / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                writer.writerow(("ts", "equity_usd", "margin_ratio"))
-                writer.writerows((at, _cell(equity), _cell(ratio)) for at, equity, ratio in account.series or ())
-    except OSError as error:
-        raise UserError(f"{error.filename or out}: cannot be written: {(error.strerror or str(error)).lower()}") from error
-
-
-def _cell(value: float) -> str:
-    return "" if value != value else repr(value)
+    sys.stdout.write((as_document(report, verdicts) if json_format else as_text(report, verdicts)) + "\n")
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None] | None]:
+def _progress(total: int, doing: str = "replaying") -> Iterator[Callable[[int], None] | None]:
     """A progress bar on a terminal; nothing elsewhere."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield None
         return
-    with Progress(TextColumn("replaying"), BarColumn(), TimeRemainingColumn(), console=console, transient=True) as bar:
+    with Progress(TextColumn(doing), BarColumn(), TimeRemainingColumn(), console=console, transient=True) as bar:
         task = bar.add_task("rows", total=total)
         yield lambda rows: bar.advance(task, rows)

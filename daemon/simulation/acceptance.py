@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from daemon.runbook.model import Runbook
-from daemon.simulation.report import Report, difference
+from daemon.simulation.report import Report
 from daemon.units import parse_quantity
 
 _ASSERTION = re.compile(r"\s*([a-z_.]+)\s*(<=|>=|==|!=|<|>)\s*(.+?)\s*")
@@ -44,7 +44,7 @@ def figures(report: Report) -> dict[str, float]:
         "episodes": len(report.episodes),
         "runs": sum(len(episode.run_statuses) for episode in report.episodes),
         "clusters": report.clusters,
-        "pnl.delta_without_direction": difference(report.having, report.lacking).without_direction_usd,
+        "pnl.delta_without_direction": report.difference.without_direction_usd,
     }
     for name in _FIGURES:
         having, lacking = getattr(report.having, name), getattr(report.lacking, name)

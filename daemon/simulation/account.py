@@ -12,9 +12,13 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from daemon.engine.actions import MoveBuffer, Outcome, ShrinkPosition
 from daemon.engine.events import Row
@@ -125,6 +129,33 @@ class Liquidated:
     cost_usd: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deed:
+    """An order that changed the account: a shrink with what was `held` before it and `filled` (base units), or a transfer of `filled` USD.
+
+    `cost_usd` is its fee, and for a shrink its slippage.
+    """
+
+    at: int
+    order: ShrinkPosition | MoveBuffer
+    held: Decimal
+    filled: Decimal
+    cost_usd: float
+
+
+class Series(Protocol):
+    """Where an account puts what it was worth: whole spans, or one instant; prices in the order of the positions."""
+
+    def add(
+        self, at: npt.NDArray[np.int64], equity: npt.NDArray[np.float64], margin_ratio: npt.NDArray[np.float64], funding_usd: float,
+        prices: Sequence[npt.NDArray[np.float64]],
+    ) -> None:  # fmt: skip
+        """A span in which only prices moved: int64[n], float64[n]; NaN unknown."""
+
+    def point(self, at: int, equity: float, margin_ratio: float, funding_usd: float, prices: Sequence[float]) -> None:
+        """One instant; several may come at one time, in order."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Holding:
     """One market the account holds or held."""
@@ -136,6 +167,7 @@ class Holding:
     entry: float
     rules: MarketRules
     maintenance: float
+    opening: Decimal  # the size it began with: its side, whatever is left
     price: float = NAN
     dirty: bool = True
     changed_at: list[int] = field(default_factory=list)  # when it was resized, ascending
@@ -177,7 +209,8 @@ class SimulatedAccount:
         self.opening_equity = NAN  # at the first batch where every position is valued
         self.closing_equity = NAN  # at the last such batch; both include buffers and money on its way
         self.valued_from = self.valued_to = NEVER  # when those two were
-        self.series: list[tuple[int, float, float]] | None = None  # (at, equity USD, margin ratio) of each batch, when a list is put here
+        self.deeds: list[Deed] = []  # every order that changed the account, in order
+        self.series: Series | None = None  # told of every batch, when one is put here
         self._routes = {route.name: route for route in spec.routes}
         self._holdings: dict[str, Holding] = {}
         for position in spec.positions:
@@ -185,6 +218,7 @@ class SimulatedAccount:
             rules = spec.markets.get(position.market, MarketRules())
             self._holdings[market] = Holding(
                 symbol=position.market, mark=mark(market), size=position.size, units=float(position.size), entry=position.entry_price,
+                opening=position.size,
                 rules=rules, maintenance=NAN if rules.maintenance_margin is None else rules.maintenance_margin,
             )  # fmt: skip
         self._held = list(self._holdings.values())
@@ -231,7 +265,8 @@ class SimulatedAccount:
             self.valued_to = at
         self._close()
         if self.series is not None:
-            self.series.append((at, self.equity(), self.margin_ratio()))
+            prices = [holding.price for holding in self._held]
+            self.series.point(at, self.equity(), self.margin_ratio(), self.totals.funding_usd, prices)
         for holding in self._touched:
             holding.mark.clear_batch()
         self._touched.clear()
@@ -336,7 +371,10 @@ class SimulatedAccount:
                 maintenance += abs(holding.units) * price * holding.maintenance
         if not maintenance > equity or maintenance == 0.0:
             return
-        self.totals.margin_ratio_max = max(self.totals.margin_ratio_max, min(maintenance / equity, RATIO_MAX) if equity > 0 else RATIO_MAX)
+        ratio = min(maintenance / equity, RATIO_MAX) if equity > 0 else RATIO_MAX
+        self.totals.margin_ratio_max = max(self.totals.margin_ratio_max, ratio)
+        if self.series is not None:
+            self.series.point(at, equity, ratio, self.totals.funding_usd, prices)
         for holding, price in zip(self._held, prices, strict=True):
             if holding.units:
                 self._liquidate(holding, price, at)
@@ -417,7 +455,11 @@ class SimulatedAccount:
             size -= size % holding.rules.step
         if size <= 0:
             return Outcome(status="rejected", reason="below_minimum")
-        return self._book_fill(holding, order.side == "SELL", size, price, at)
+        held, before = abs(holding.size), self.totals.fees_usd + self.totals.slippage_usd
+        outcome = self._book_fill(holding, order.side == "SELL", size, price, at)
+        cost = self.totals.fees_usd + self.totals.slippage_usd - before
+        self.deeds.append(Deed(at=at, order=order, held=held, filled=size, cost_usd=cost))
+        return outcome
 
     def _book_fill(self, holding: Holding, selling: bool, size: Decimal, price: float, at: int) -> Outcome:
         units = float(size) if selling else -float(size)  # what leaves the position, signed as the position
@@ -436,6 +478,37 @@ class SimulatedAccount:
             fee_usd=Decimal(repr(fee)), reference=f"fill@{at}",
         )  # fmt: skip
 
+    def reopen(self, market: str, size: Decimal, at: int) -> Outcome:
+        """Adds `size` base units (> 0) back to a position as its owner would by hand: at the ask for a long, the bid for a short.
+
+        No action of a runbook leads here: reefd never opens. It is for the counterfactual of `daemon.simulation.retrace` alone.
+        Rejected where the initial margin would exceed equity after it, failed where no price is known.
+        """
+        holding = self._holdings[market]
+        buying = holding.opening > 0
+        price = holding.mark.fill_price("BUY" if buying else "SELL", at, self.spec.slippage)
+        value = holding.mark.price_at(at)
+        if price != price or value != value:
+            return Outcome(status="failed", reason="no price is known")
+        units = float(size) if buying else -float(size)
+        fee, slippage = abs(units) * price * self.spec.taker_fee, units * (price - value)
+        fraction = NAN if holding.rules.initial_margin is None else holding.rules.initial_margin
+        if self.initial_margin() + abs(units) * value * fraction > self.equity() - fee - slippage:
+            return Outcome(status="rejected", reason="the initial margin would exceed equity")
+        total = holding.units + units
+        entry = holding.entry * holding.units if holding.units else 0.0
+        self.collateral -= fee
+        self.totals.fees_usd += fee
+        self.totals.slippage_usd += slippage
+        self.totals.turnover_usd += abs(units) * price
+        holding.entry = (entry + price * units) / total
+        self._resize(holding, holding.size + size if buying else holding.size - size, at)
+        self._close()
+        return Outcome(
+            status="done", filled_size=size, fill_price=Decimal(repr(price)), amount=Decimal(repr(abs(units) * price)),
+            fee_usd=Decimal(repr(fee)), reference=f"reopen@{at}",
+        )  # fmt: skip
+
     def move(self, order: MoveBuffer, at: int) -> Outcome:
         """Accepts a transfer and debits it at once; it is credited, less its fee, when the route's eta has passed."""
         route = self._routes.get(order.route)
@@ -451,6 +524,7 @@ class SimulatedAccount:
             return Outcome(status="rejected", reason=f"less than {amount:.2f} USD is free at {order.source!r}")
         self.totals.transfer_fees_usd += fee
         self._buffers_dirty = True
+        self.deeds.append(Deed(at=at, order=order, held=Decimal(0), filled=order.amount, cost_usd=fee))
         self.transfers.append(
             Transfer(
                 action_id=order.action_id, route=route.name, destination=order.destination, amount=amount - fee,

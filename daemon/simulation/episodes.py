@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import assert_never
 
 from daemon.engine.actions import Action, CallWebhook, CancelOrders, Halt, MoveBuffer, Notify, Outcome, Resume, ShrinkPosition
 from daemon.engine.records import ActionFinished, ActionRequested, ActionWould, Record, RunFinished, RunRefused, RunStarted, TriggerChanged
+from daemon.language.explain import describe
 from daemon.runbook.model import Runbook
-from daemon.simulation.report import Episode, EpisodeAction
+from daemon.simulation.episode import Episode, EpisodeAction
 from daemon.world.entities import Kind, Topology
 
 DONE = Outcome(status="done")
 UNANSWERED = Outcome(status="unknown", reason="the recording ended before the outcome")
+
+
+WHY_LINES_MAX = 40  # of an explanation: enough for any trigger that a person wrote
 
 
 @dataclass(slots=True, kw_only=True)
@@ -21,6 +25,7 @@ class _Sent:
     """One action that was asked for, and what became of it."""
 
     name: str
+    run_id: str
     at: int
     action: Action
     outcome: Outcome = UNANSWERED
@@ -35,6 +40,8 @@ class _Running:
     pending_at: int
     fired_at: int
     cleared_at: int | None = None
+    ending: str = ""
+    why: tuple[str, ...] = ()
     statuses: dict[str, str] = field(default_factory=dict)  # run id -> status
     reasons: dict[str, str] = field(default_factory=dict)  # run id -> why it ended so
     clearing: dict[str, str] = field(default_factory=dict)  # run id -> status of on_clear
@@ -57,12 +64,14 @@ class EpisodeLog:
         match record:
             case TriggerChanged(change="fired"):
                 self._episodes[record.episode] = _Running(
-                    runbook=record.runbook, entity=record.entity, pending_at=record.pending_at, fired_at=record.fired_at
-                )
+                    runbook=record.runbook, entity=record.entity, pending_at=record.pending_at, fired_at=record.fired_at,
+                    why=_explained(record.trace),
+                )  # fmt: skip
             case TriggerChanged():
                 episode = self._episodes.get(record.episode)
                 if episode is not None:
                     episode.cleared_at = record.at
+                    episode.ending = record.change
             case RunStarted():
                 self._runs[record.run_id] = record.episode
                 if record.episode in self._episodes:
@@ -86,8 +95,12 @@ class EpisodeLog:
                 episode = self._of(record.run_id)
                 if episode is not None:
                     size = float(sum(leg.size for leg in record.legs)) if record.legs else None
-                    planned = EpisodeAction(action=record.kind, outcome="would", size=size, notional_usd=record.usd, at=record.at)
-                    episode.actions.append(replace(planned, reason=record.text))
+                    markets = {self._topology.entity(Kind.POSITION, leg.position).links.get("market", "") for leg in record.legs}
+                    planned = EpisodeAction(
+                        action=record.kind, outcome="would", size=size, notional_usd=record.usd, at=record.at, reason=record.text,
+                        run_id=record.run_id, market=min(markets) if len(markets) == 1 else "",
+                    )  # fmt: skip
+                    episode.actions.append(planned)
             case _:
                 pass
 
@@ -101,7 +114,7 @@ class EpisodeLog:
         name = self._kinds.get((episode.runbook, record.step)) or action_name(record.action)
         # A gate is state of the engine itself: nobody answers for it.
         known = DONE if isinstance(record.action, Halt | Resume) else UNANSWERED
-        sent = _Sent(name=name, at=record.at, action=record.action, outcome=known)
+        sent = _Sent(name=name, run_id=record.run_id, at=record.at, action=record.action, outcome=known)
         self._sent[record.action.action_id] = sent
         episode.actions.append(sent)
 
@@ -109,13 +122,14 @@ class EpisodeLog:
         """Every episode so far by fired_at, runbook, entity."""
         found = [
             Episode(
+                id=name, ending=episode.ending, why=episode.why, run_ids=tuple(episode.statuses),
                 runbook=episode.runbook, entity=episode.entity, subject=self._subject(episode), pending_at=episode.pending_at,
                 fired_at=episode.fired_at, cleared_at=episode.cleared_at, run_statuses=tuple(episode.statuses.values()),
                 run_reasons=tuple(episode.reasons.get(run_id, "") for run_id in episode.statuses),
                 clear_runs=tuple((status, episode.reasons.get(run_id, "")) for run_id, status in episode.clearing.items()),
                 actions=tuple(_finished(action) for action in episode.actions),
             )
-            for episode in self._episodes.values()
+            for name, episode in self._episodes.items()
         ]  # fmt: skip
         return tuple(sorted(found, key=lambda episode: (episode.fired_at, episode.runbook, episode.entity)))
 
@@ -123,6 +137,15 @@ class EpisodeLog:
         """The market an episode is about, else its entity: what makes two episodes one case."""
         entity = self._topology.entity(self._scopes[episode.runbook], episode.entity)
         return entity.links.get("market", episode.entity)
+
+
+def _explained(trace: object) -> tuple[str, ...]:
+    """Why a trigger held, one line a reading; empty where the record kept no trace."""
+    if trace is None:
+        return ()
+    lines = describe(trace, depth=0)
+    more = len(lines) - WHY_LINES_MAX
+    return tuple(lines if more <= 0 else [*lines[:WHY_LINES_MAX], f"and {more} more lines: reefd explain"])
 
 
 def _finished(action: _Sent | EpisodeAction) -> EpisodeAction:
@@ -143,8 +166,9 @@ def _finished(action: _Sent | EpisodeAction) -> EpisodeAction:
         case _:
             assert_never(action.action)
     return EpisodeAction(
-        action=action.name, outcome=outcome.status, size=size, notional_usd=notional, at=action.at, price=price, reason=outcome.reason
-    )
+        action=action.name, outcome=outcome.status, size=size, notional_usd=notional, at=action.at, price=price, reason=outcome.reason,
+        run_id=action.run_id, market=action.action.market if isinstance(action.action, ShrinkPosition) else "",
+    )  # fmt: skip
 
 
 def action_name(action: Action) -> str:

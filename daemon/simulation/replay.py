@@ -26,6 +26,7 @@ from daemon.language.slots import SLOT
 from daemon.runbook.model import Runbook
 from daemon.simulation.account import AccountSpec, SimulatedAccount
 from daemon.simulation.columnar import ColumnHot
+from daemon.simulation.curve import Track
 from daemon.simulation.episodes import EpisodeLog
 from daemon.simulation.history import SLICE_ROWS, History, Kept, Part, Survey
 from daemon.simulation.rehearsal import SOURCE, Answer, Rehearsal
@@ -58,7 +59,7 @@ class Course:
     topology: Topology
     holds: Mapping[tuple[Kind, str, str], int] = field(default_factory=dict)
     intervals: Mapping[str, int] = field(default_factory=dict)
-    keep_series: bool = False  # equity and margin ratio of each batch
+    keep_series: bool = False  # equity, margin ratio, funding and prices, thinned
 
     def bound_ns(self, market: str, signal: str) -> int:
         """How long a reading of a market's signal stays fresh: the larger of the catalogue's bound and the recording's hold."""
@@ -90,7 +91,7 @@ class Course:
         """A fresh account as it begins; it is handed the slices by whoever moves it. `spans` is its arithmetic, by default numpy's."""
         marks = {self.spec.market_id(position.market): self._mark(self.spec.market_id(position.market)) for position in self.spec.positions}
         account = TapedAccount(self.spec, marks=marks, spans=spans)
-        account.series = [] if self.keep_series else None
+        account.series = Track(self.first_at, self.last_at, list(marks)) if self.keep_series else None
         return account
 
     def _mark(self, market: str) -> TapeMark:

@@ -7,212 +7,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import zip_longest
+from dataclasses import dataclass
 
-from daemon.simulation.account import SimulatedAccount
-from daemon.units import DAY_NS, FOREVER, HOUR_NS, NEVER, iso, show, show_duration
+from daemon.simulation.episode import Episode, clusters
+from daemon.simulation.outturn import Difference, Json, Outturn, difference
+from daemon.simulation.retrace import Contributions, Restored
+from daemon.units import iso, show, show_duration
 
 ANECDOTE_BELOW = 10  # clusters; fewer independent cases say nothing about the next one
-COSTS_STRESSED = 3.0
-
-Json = dict[str, object]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EpisodeAction:
-    """One action of an episode: `size` base units filled, `notional_usd` filled or moved; None where the action has none."""
-
-    action: str
-    outcome: str
-    size: float | None = None
-    notional_usd: float | None = None
-    at: int | None = None
-    price: float | None = None
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Episode:
-    """From firing to clearing; `cleared_at` None = still open at the end; `subject` is the market (or entity) it counts for."""
-
-    runbook: str
-    entity: str
-    subject: str
-    pending_at: int
-    fired_at: int
-    cleared_at: int | None
-    run_statuses: tuple[str, ...] = ()
-    run_reasons: tuple[str, ...] = ()  # why each ended so; empty where it went well
-    clear_runs: tuple[tuple[str, str], ...] = ()  # (status, reason) of its on_clear; neither run_status nor a count of runs sees these
-    actions: tuple[EpisodeAction, ...] = ()
-
-    @property
-    def run_status(self) -> str | None:
-        """How the last run ended that was not skipped or blocked, else how the last one did; None without a run."""
-        tried = [status for status in self.run_statuses if status not in ("skipped", "blocked")]
-        ended = tried or self.run_statuses
-        return ended[-1] if ended else None
-
-    def _runs(self) -> Iterator[tuple[str, str]]:
-        return zip_longest(self.run_statuses, self.run_reasons, fillvalue="")
-
-    def run_lines(self) -> Iterator[str]:
-        """One line a run, for people."""
-        for number, (status, reason) in enumerate(self._runs(), 1):
-            yield f"run {number} {status}{': ' if reason else ''}{reason}"
-        for status, reason in self.clear_runs:
-            yield f"clear run {status}{': ' if reason else ''}{reason}"
-
-    def as_json(self) -> Json:
-        """The episode as `reefd replay` prints it."""
-        return {
-            "runbook": self.runbook,
-            "entity": self.entity,
-            "pending_at": iso(self.pending_at),
-            "fired_at": iso(self.fired_at),
-            "cleared_at": None if self.cleared_at is None else iso(self.cleared_at),
-            "run_status": self.run_status,
-            "runs": [
-                *({"status": status, "reason": reason, "on_clear": False} for status, reason in self._runs()),
-                *({"status": status, "reason": reason, "on_clear": True} for status, reason in self.clear_runs),
-            ],
-            "actions": [
-                {"action": a.action, "outcome": a.outcome, "size": a.size, "notional_usd": a.notional_usd, "price": a.price,
-                 "at": None if a.at is None else iso(a.at), "reason": a.reason}
-                for a in self.actions
-            ],
-        }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outturn:
-    """What one pass came to, USD. Costs are >= 0, funding > 0 was received; margin_ratio_max None where margins are not given.
-
-    pnl = direction + funding - fees - transfer fees - slippage - liquidation, where direction is what prices did to what was held.
-    """
-
-    pnl_usd: float
-    funding_usd: float
-    fees_usd: float
-    liquidations: int
-    margin_ratio_max: float | None
-    turnover_usd: float
-    funding_unknown_hours: float
-    slippage_usd: float
-    transfer_fees_usd: float
-    liquidation_usd: float
-    valued_from: int | None = None  # profit is counted from the first instant at which every position has a price
-    valued_to: int | None = None
-
-    @property
-    def costs_usd(self) -> float:
-        """Fees, slippage and transfer fees, >= 0."""
-        return self.fees_usd + self.slippage_usd + self.transfer_fees_usd
-
-    @property
-    def direction_usd(self) -> float:
-        """What prices did to the positions held: the rest of the profit."""
-        return self.pnl_usd - self.funding_usd + self.costs_usd + self.liquidation_usd
-
-    def as_json(self) -> Json:
-        """The numbers as `reefd replay` prints them."""
-        return {
-            "pnl_usd": self.pnl_usd, "funding_usd": self.funding_usd, "fees_usd": self.fees_usd, "liquidations": self.liquidations,
-            "margin_ratio_max": self.margin_ratio_max, "turnover_usd": self.turnover_usd,
-            "funding_unknown_hours": self.funding_unknown_hours, "slippage_usd": self.slippage_usd,
-            "transfer_fees_usd": self.transfer_fees_usd, "liquidation_usd": self.liquidation_usd, "direction_usd": self.direction_usd,
-            "valued_from": None if self.valued_from is None else iso(self.valued_from),
-            "valued_to": None if self.valued_to is None else iso(self.valued_to),
-        }  # fmt: skip
-
-
-def outturn(account: SimulatedAccount) -> Outturn:
-    """What the account came to at the end of its pass."""
-    totals = account.totals
-    return Outturn(
-        pnl_usd=account.pnl_usd(), funding_usd=totals.funding_usd, fees_usd=totals.fees_usd, liquidations=totals.liquidations,
-        margin_ratio_max=totals.margin_ratio_max if account.margins_known else None, turnover_usd=totals.turnover_usd,
-        funding_unknown_hours=totals.funding_unknown_hours, slippage_usd=totals.slippage_usd,
-        transfer_fees_usd=totals.transfer_fees_usd, liquidation_usd=totals.liquidation_usd,
-        valued_from=None if account.valued_from == NEVER else account.valued_from,
-        valued_to=None if account.valued_to == NEVER else account.valued_to,
-    )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """WITH less WITHOUT, USD, > 0 the runbooks did better: split, and headlined without direction."""
-
-    direction_usd: float
-    funding_usd: float
-    fees_and_slippage_usd: float
-    liquidation_avoided_usd: float
-
-    @property
-    def pnl_usd(self) -> float:
-        """The whole difference."""
-        return self.direction_usd + self.without_direction_usd
-
-    @property
-    def without_direction_usd(self) -> float:
-        """The headline: all but what prices happened to do after the runbooks acted."""
-        return self.funding_usd + self.fees_and_slippage_usd + self.liquidation_avoided_usd
-
-    @property
-    def without_direction_at_3x_costs_usd(self) -> float:
-        """The headline had every fill and transfer cost three times as much."""
-        return self.without_direction_usd + (COSTS_STRESSED - 1.0) * self.fees_and_slippage_usd
-
-    def as_json(self) -> Json:
-        """The difference as `reefd replay` prints it."""
-        return {
-            "pnl_usd": self.pnl_usd, "without_direction_usd": self.without_direction_usd,
-            "without_direction_at_3x_costs_usd": self.without_direction_at_3x_costs_usd, "direction_usd": self.direction_usd,
-            "funding_usd": self.funding_usd, "fees_and_slippage_usd": self.fees_and_slippage_usd,
-            "liquidation_avoided_usd": self.liquidation_avoided_usd,
-        }  # fmt: skip
-
-
-def difference(having: Outturn, lacking: Outturn) -> Difference:
-    """WITH less WITHOUT, split into direction, funding, fees and slippage, liquidation avoided."""
-    return Difference(
-        direction_usd=having.direction_usd - lacking.direction_usd,
-        funding_usd=having.funding_usd - lacking.funding_usd,
-        fees_and_slippage_usd=lacking.costs_usd - having.costs_usd,
-        liquidation_avoided_usd=lacking.liquidation_usd - having.liquidation_usd,
-    )
-
-
-def clusters(episodes: Sequence[Episode]) -> int:
-    """Independent cases among episodes: those of one market within 24 h, or of several in one hour, are ONE.
-
-    Within = between the end of one and the firing of the next (an open episode never ends), and transitively.
-    """
-    ordered = sorted(episodes, key=lambda episode: episode.fired_at)
-    parent = list(range(len(ordered)))
-
-    def root(index: int) -> int:
-        while parent[index] != index:
-            parent[index] = parent[parent[index]]
-            index = parent[index]
-        return index
-
-    latest: dict[str, int] = {}  # subject -> its episode that ends last so far
-    for index, episode in enumerate(ordered):
-        if index and episode.fired_at - ordered[index - 1].fired_at <= HOUR_NS:
-            parent[root(index)] = root(index - 1)
-        before = latest.get(episode.subject)
-        if before is not None and episode.fired_at - _end(ordered[before]) <= DAY_NS:
-            parent[root(index)] = root(before)
-        if before is None or _end(episode) >= _end(ordered[before]):
-            latest[episode.subject] = index
-    return sum(1 for index in range(len(ordered)) if root(index) == index)
-
-
-def _end(episode: Episode) -> int:
-    return FOREVER if episode.cleared_at is None else episode.cleared_at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,7 +31,21 @@ class Report:
     extremes: bool = False  # bars' extremes were recorded
     sample: str = ""  # in | out; empty: not said
     costs: str = ""  # what was assumed, for the closing lines
-    notes: tuple[str, ...] = field(default_factory=tuple)
+    notes: tuple[str, ...] = ()
+    recording: str = ""  # its name
+    runbooks: tuple[str, ...] = ()  # ids
+    contributions: Contributions | None = None  # None: no run was left out; a note says why
+    restored: Restored | None = None  # None: nothing was shrunk in an episode
+
+    @property
+    def difference(self) -> Difference:
+        """WITH less WITHOUT, as it came: what was shrunk stayed small."""
+        return difference(self.having, self.lacking)
+
+    @property
+    def difference_restored(self) -> Difference:
+        """WITH less WITHOUT had the owner restored each position when its episode cleared; the same where nothing was shrunk."""
+        return self.difference if self.restored is None else difference(self.restored.outturn, self.lacking)
 
     @property
     def clusters(self) -> int:
@@ -271,11 +87,25 @@ class Report:
             "episodes": [episode.as_json() for episode in self.episodes],
             "with": self.having.as_json(),
             "without": self.lacking.as_json(),
-            "difference": difference(self.having, self.lacking).as_json(),
+            "difference": self.difference.as_json(),
+            "restore": {
+                "never": self.difference.as_json(),
+                "on_clear": {
+                    **self.difference_restored.as_json(),
+                    **(self.restored.as_json() if self.restored is not None else self._nothing_restored()),
+                },
+            },
+            "leave_one_out": None if self.contributions is None else self.contributions.as_json(),
             "clusters": self.clusters,
             "verdict": self.verdict,
+            "sample": self.sample or None,
+            "recording": self.recording,
+            "runbooks": list(self.runbooks),
             "notes": [*self.notes, *self.closing()],
         }
+
+    def _nothing_restored(self) -> Json:
+        return {"restored": 0, "restored_usd": 0.0, "not_restored": {}, "liquidations": self.having.liquidations}
 
     def as_text(self) -> str:
         """The report for people."""
@@ -290,6 +120,7 @@ class Report:
             "",
             *self._difference_lines(),
             "",
+            *([*self._contribution_lines(), ""] if self._contribution_lines() else []),
             *(f"note: {note}" for note in self.notes),
             *self.closing(),
         ]
@@ -304,7 +135,7 @@ class Report:
             lasted = "" if episode.cleared_at is None else f" after {show_duration((episode.cleared_at - episode.fired_at) / 1e9)}"
             lines.append(f"  {episode.runbook} on {episode.entity}: fired {iso(episode.fired_at)}, {ended}{lasted}")
             lines.extend(f"    {line}" for line in episode.run_lines())
-            lines.extend(f"    {_action_text(action)}" for action in episode.actions)
+            lines.extend(f"    {action.as_text()}" for action in episode.actions)
         return lines
 
     def _number_lines(self) -> list[str]:
@@ -338,24 +169,50 @@ class Report:
         return [f"valued: {span}", f"{'':<24}{'WITH':>16}{'WITHOUT':>16}", *rows]
 
     def _difference_lines(self) -> list[str]:
-        split = difference(self.having, self.lacking)
-        return [
+        split, restored = self.difference, self.difference_restored
+        lines = [
             f"the runbooks came to {split.without_direction_usd:+,.2f} USD without direction"
             f" ({split.without_direction_at_3x_costs_usd:+,.2f} at 3x costs)",
             f"  funding {split.funding_usd:+,.2f} | fees and slippage {split.fees_and_slippage_usd:+,.2f}"
             f" | liquidation avoided {split.liquidation_avoided_usd:+,.2f}",
             f"  and {split.direction_usd:+,.2f} of direction: what prices did to the size they had shrunk, luck unless shown otherwise",
+            "",
+            f"{'WITH less WITHOUT, USD':<32}{'restore: never':>20}{'restore: on_clear':>20}",
         ]
+        lines += [f"{name:<32}{signed(never):>20}{signed(cleared):>20}" for name, never, cleared in split_table(split, restored)]
+        if self.restored is not None:
+            lines += [f"  {line}" for line in self.restored.lines()]
+        return lines
+
+    def _contribution_lines(self) -> list[str]:
+        found = self.contributions
+        if found is None or not found.acted:
+            return []
+        lines = [
+            f"{found.summary}",
+            f"  {'run':<64}{'contributed, USD':>18}{'at 3x costs':>14}{'its costs':>12}",
+        ]
+        for run in found.runs:
+            name = run.run_id if len(run.run_id) < 64 else f"...{run.run_id[-60:]}"
+            figures = f"{signed(run.split.without_direction_usd):>18}{signed(run.split.without_direction_at_3x_costs_usd):>14}"
+            lines.append(f"  {name:<64}{figures}{run.cost_usd:>12,.2f}{'  FALSE ALARM' if run.false_alarm else ''}")
+        return [*lines, f"  {found.note}"] if found.note else lines
 
 
-def _action_text(action: EpisodeAction) -> str:
-    parts = [f"{iso(action.at)} " if action.at is not None else "", action.action, " ", action.outcome]
-    if action.size is not None:
-        parts.append(f" {action.size:,g}")
-    if action.price is not None:
-        parts.append(f" at {action.price:,g}")
-    if action.notional_usd is not None:
-        parts.append(f" ({action.notional_usd:,.2f} USD)")
-    if action.reason:
-        parts.append(f": {action.reason}")
-    return "".join(parts)
+def split_table(never: Difference, cleared: Difference) -> list[tuple[str, float, float]]:
+    """The difference for people, a row a figure: (name, as it came, had the owner restored); the headline first, then its parts."""
+    return [
+        ("without direction", never.without_direction_usd, cleared.without_direction_usd),
+        ("  funding", never.funding_usd, cleared.funding_usd),
+        ("  fees and slippage", never.fees_and_slippage_usd, cleared.fees_and_slippage_usd),
+        ("  liquidation avoided", never.liquidation_avoided_usd, cleared.liquidation_avoided_usd),
+        ("without direction, at 3x costs", never.without_direction_at_3x_costs_usd, cleared.without_direction_at_3x_costs_usd),
+        ("direction", never.direction_usd, cleared.direction_usd),
+        ("profit", never.pnl_usd, cleared.pnl_usd),
+    ]
+
+
+def signed(value: float) -> str:
+    """`+1,234.50`, `-0.10`, `0.00`: USD with its sign, no sign before a zero."""
+    rounded = round(value, 2) + 0.0
+    return f"{rounded:+,.2f}" if rounded else "0.00"

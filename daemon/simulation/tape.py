@@ -304,7 +304,8 @@ class TapedAccount(SimulatedAccount):
             self.closing_equity = equity + sum(self.buffers.values()) + sum(moving.amount for moving in self.transfers)
         if self.series is not None:
             equities, ratios = self._spans.curve(self._books(), self.collateral, start, end)
-            self.series.extend(zip(self._grid[start:end].tolist(), equities.tolist(), ratios.tolist(), strict=True))
+            prices = [price[start:end] for price in self._prices]
+            self.series.add(self._grid[start:end], equities, ratios, self.totals.funding_usd, prices)
 
     def _revalue(self, at: int) -> None:
         """Values the positions at the instant of the grid that is lived through."""
@@ -326,6 +327,7 @@ class TapedAccount(SimulatedAccount):
 
     def _put(self, holding: Holding, size: Decimal) -> None:
         super()._put(holding, size)
+        self._entries = np.array([each.entry for each in self._held])  # a position that is added to has another
         self._book = None
 
 
