@@ -42,6 +42,14 @@ class Format(StrEnum):
     JSON = "json"
 
 
+class EngineChoice(StrEnum):
+    """How a replay is executed: as it fits, as plain Python, or compiled."""
+
+    AUTO = "auto"
+    PYTHON = "python"
+    COMPILED = "compiled"
+
+
 class Log(StrEnum):
     """How the daemon logs: one JSON object a line, or columns for a terminal."""
 
@@ -52,6 +60,7 @@ class Log(StrEnum):
 Paths = Annotated[list[Path], typer.Argument(metavar="PATH...", help="Runbook files, or folders of them.")]
 Output = Annotated[Format, typer.Option("--format", help="text for people, json for programs.")]
 Config = Annotated[Path, typer.Option("--config", "-c", metavar="FILE", envvar="REEFD_CONFIG", help="The daemon's settings.")]
+ExecutedBy = Annotated[EngineChoice, typer.Option("--engine", help="auto compiles when there is enough to replay.")]
 Recording = Annotated[Path, typer.Option("--recording", metavar="DIR", help="A recording made by reefd import.")]
 
 DEFAULT_CONFIG = Path("config/reefd.yaml")
@@ -158,6 +167,7 @@ def replay(
     output: Output = Format.TEXT,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Also write the report and its series here.")] = None,
     limits: Annotated[Path | None, typer.Option("--limits", metavar="FILE", help="House limits to apply; none when absent.")] = None,
+    engine: ExecutedBy = EngineChoice.AUTO,
     journal: Annotated[Path | None, typer.Option("--journal", metavar="STATE.db", help="A daemon's journal, with --verify.")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Decide a journal's events anew and compare every record.")] = False,
 ) -> None:
@@ -179,7 +189,8 @@ def replay(
     if missing:
         raise typer.BadParameter(f"a replay needs {', '.join(missing)}; see reefd replay --help")
     job = _job("replaying", "replay")
-    _finish(job(recording, runbooks=runbooks, account=account, json_format=output is Format.JSON, out=out, limits=limits))
+    as_json = output is Format.JSON
+    _finish(job(recording, runbooks=runbooks, account=account, json_format=as_json, out=out, limits=limits, engine=engine.value))
 
 
 @app.command()

@@ -10,6 +10,7 @@ import pytest
 
 from daemon.app.replaying import replay
 from daemon.errors import RunbookError, UserError
+from daemon.journal import recording as recording_module
 from daemon.journal.recording import Facts, Recording
 from daemon.units import HOUR_NS, NS
 from daemon.world.entities import Kind
@@ -85,6 +86,18 @@ def test_the_report_has_the_keys_that_programs_read(folder: Path, capsys: pytest
     assert [(item["assert"], item["met"]) for item in report["acceptance"]] == [
         ("liquidations.with <= liquidations.without", True), ("pnl.delta > -1_000 USD", True), ("runs <= 12", True),
     ]  # fmt: skip
+
+
+def test_a_recording_too_large_to_keep_comes_to_the_same_report(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports = []
+    for cells, rows in ((20_000_000, 131_072), (0, 2)):
+        monkeypatch.setattr(recording_module, "KEPT_CELLS", cells)
+        monkeypatch.setitem(Recording.slices.__kwdefaults__, "rows", rows)
+        assert run(folder) == 0
+        reports.append({name: found for name, found in json.loads(capsys.readouterr().out).items() if name != "seconds"})
+    assert reports[0] == reports[1]
 
 
 def test_out_writes_the_report_and_the_equity_of_both_passes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

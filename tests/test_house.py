@@ -50,7 +50,9 @@ SOLE_IMPORTERS = {
     "apscheduler": {"service"},
     "structlog": {"service", "app"},
     "typer": {"cli"},
-    "numba": {"simulation"},
+    "llvmlite": {"simulation"},
+    "numba": set(),
+    "distributed": {"app"},
 }
 # Below floor 7 time and chance are arguments: a call named here makes live and replay differ.
 CLOCKS = {

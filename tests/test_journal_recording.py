@@ -167,3 +167,71 @@ def test_whatever_is_written_is_read_back(written: dict[tuple[int, str, str], fl
     expected = sorted((ts, f"{venue}:{symbol}", math.inf if value is None else value) for ts, venue, symbol, value in rows)
     assert [row[:2] for row in read] == [row[:2] for row in expected]
     assert np.array_equal([row[2] for row in read], [row[2] for row in expected], equal_nan=True)
+
+
+def sliced_rows(recording: Recording, rows: int) -> list[tuple[int, Kind, str, dict[str, str]]]:
+    """Every row of the slices as they come; a slice that overlaps another, or splits an instant, fails here."""
+    found, before = [], -(1 << 62)
+    ids: dict[Kind, tuple[str, ...]] = {}
+    for blocks in recording.slices(rows=rows):
+        assert [block.kind for block in blocks] == [kind for kind in FILES if kind in {block.kind for block in blocks}]
+        assert min(int(block.ts[0]) for block in blocks) > before
+        before = max(int(block.ts[-1]) for block in blocks)
+        rows_of_slice = []
+        for block in blocks:
+            assert ids.setdefault(block.kind, block.entity_ids) == block.entity_ids
+            for i in range(len(block)):
+                cells = {name: repr(float(values[i])) for name, values in block.columns.items()}
+                cells["own"] = str(block.event_ts[i])
+                rows_of_slice.append((int(block.ts[i]), block.kind, block.entity_ids[block.entity[i]], cells))
+        found += sorted(rows_of_slice, key=lambda row: row[0])
+    return found
+
+
+steps = st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["X", "Y"]), cells, st.one_of(st.none(), st.integers(0, 50))), max_size=60)
+
+
+@settings(max_examples=40, deadline=None)
+@given(steps, st.lists(st.integers(0, 90), unique=True, max_size=20), st.sampled_from([1, 2, 7, 1000]), st.sampled_from([1, 3, 1 << 20]))
+def test_slices_are_the_rows_of_the_blocks_however_large_and_wherever_they_come_from(
+    given_rows: list[tuple[int, str, float | None, int | None]], chains: list[int], rows: int, group: int
+) -> None:
+    at, markets = 10, {}
+    for step, symbol, value, own in given_rows:
+        at += step
+        markets[at, symbol] = (value, own)
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        folder = Path(name)
+        patch.setattr(recording_module, "ROW_GROUP_ROWS", group)
+        frame = market([(at, "a", symbol, value) for (at, symbol), (value, _) in markets.items()], [own for _, own in markets.values()])
+        Recording.write(folder, Kind.MARKET, frame)
+        schema = {"ts": pl.Int64, "chain": pl.String, "gas_price": pl.Float64}
+        gas = pl.DataFrame([(at, "e", 1.0) for at in sorted(chains)], schema=schema, orient="row")
+        Recording.write(folder, Kind.CHAIN, gas)
+        kept = Recording.open(folder)
+        whole = sliced_rows(kept, 1 << 20)
+        assert sliced_rows(kept, rows) == whole
+        patch.setattr(recording_module, "KEPT_CELLS", 0)
+        streamed = Recording.open(folder)
+        assert sliced_rows(streamed, rows) == whole
+        assert len(whole) == streamed.row_count == len(markets) + len(chains)
+        times = [ts for ts, *_ in whole]
+        assert (streamed.first_at, streamed.last_at) == ((min(times), max(times)) if times else (0, 0))
+        assert streamed.entities == {kind: kept.table(kind).entity_ids for kind in kept.kinds}
+
+
+def test_slices_of_a_file_somebody_else_wrote_need_no_metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording_module, "KEPT_CELLS", 0)
+    rows = [(second, "a", symbol, float(second)) for second in range(50) for symbol in ("X", "Y")]
+    market(rows).write_parquet(tmp_path / "market.parquet", row_group_size=1000)
+
+    recording = Recording.open(tmp_path)
+
+    assert recording.entities == {Kind.MARKET: ("a:X", "a:Y")}
+    slices = list(recording.slices({Kind.MARKET: ("last_price",)}, rows=11))
+    assert len(slices) > 5
+    assert sum(len(block) for blocks in slices for block in blocks) == 100
+    assert list(recording.slices({Kind.CHAIN: ("gas_price",)})) == []
+    market(rows[::-1]).write_parquet(tmp_path / "market.parquet")
+    with pytest.raises(UserError, match="not sorted by ts"):
+        list(Recording.open(tmp_path).slices())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daemon.engine.actions import ShrinkPosition
+from daemon.engine.actions import MoveBuffer, ShrinkPosition
 from daemon.engine.columns import Stream, instants
 from daemon.engine.engine import Engine
 from daemon.engine.events import Row
@@ -22,8 +23,10 @@ from daemon.engine.limits import HouseLimits
 from daemon.runbook.load import load_text
 from daemon.runbook.model import Runbook
 from daemon.simulation.account import AccountSpec, MarketRules, OpeningPosition, SimulatedAccount, marks
-from daemon.simulation.replay import NULL, Course, Played, play, play_without
+from daemon.simulation.replay import Course, Played, play, play_without
 from daemon.simulation.report import outturn
+from daemon.simulation.spans import NULL, Columnwise, Rowwise
+from daemon.simulation.tape import TapedAccount
 from daemon.units import HOUR_NS, MINUTE_NS, NS
 from daemon.world.entities import Kind, Route, Venue
 
@@ -68,12 +71,13 @@ class Rows:
     columns: Mapping[str, npt.NDArray[np.float64]]
 
 
-def block(rows: Sequence[tuple[int, str, Mapping[str, float]]]) -> Rows:
+def block(rows: Sequence[tuple[int, str, Mapping[str, float]]], own: Sequence[int] | None = None) -> Rows:
     ids = tuple(sorted({entity for _, entity, _ in rows}))
     names = sorted({name for _, _, values in rows for name in values})
     times = np.array([at for at, _, _ in rows], np.int64)
     return Rows(
-        kind=Kind.MARKET, ts=times, event_ts=times, entity=np.array([ids.index(entity) for _, entity, _ in rows], np.int32), entity_ids=ids,
+        kind=Kind.MARKET, ts=times, event_ts=times if own is None else np.array(own, np.int64),
+        entity=np.array([ids.index(entity) for _, entity, _ in rows], np.int32), entity_ids=ids,
         columns={name: np.array([values.get(name, NULL) for _, _, values in rows]) for name in names},
     )  # fmt: skip
 
@@ -137,10 +141,11 @@ def test_replay_of_hourly_bars_fills_at_the_price_known_at_the_edge_and_matches_
     assert having.direction_usd == pytest.approx(1000 * (34.0 - 33.0) + 500 * (30.0 - 34.0))
 
 
-def test_replay_of_a_live_cadence_fills_at_the_next_row_of_the_market_after_the_edge() -> None:
+@pytest.mark.parametrize("slice_rows", [1, 7, 1000])
+def test_replay_of_a_live_cadence_fills_at_the_next_row_of_the_market_after_the_edge(slice_rows: int) -> None:
     rows = [(T0 + n * NS, HYPE, {"oracle_price": 33.0 + n * 0.001, "bid_price": 32.9 + n * 0.001}) for n in range(1, 40)]
     rows.insert(20, (T0 + 20 * NS + 1, HYPE, {"funding_rate": 0.002}))
-    played = run(course(rows), SPIKE)
+    played = run(replace(course(rows), slice_rows=slice_rows), SPIKE)
     (episode,) = played.log.episodes()
     assert episode.fired_at == T0 + 20 * NS + 1
     (action,) = episode.actions
@@ -183,14 +188,20 @@ steps:
 PRICE = st.one_of(st.none(), st.just(float("nan")), st.floats(5.0, 90.0))
 CELL = st.fixed_dictionaries({
     "step": st.integers(1, 2700),
+    "late": st.sampled_from([0, 0, 0, 5, 400, 900, -200]),  # seconds from an event to its row
     "market": st.sampled_from([HYPE, "dydx:BTC-USD", "dydx:DOGE-USD"]),
-    "oracle_price": PRICE, "last_price": PRICE,
+    "oracle_price": PRICE, "last_price": PRICE, "bid_price": PRICE,
     "funding_rate": st.one_of(st.none(), st.floats(-0.003, 0.003)),
     "bar_low": st.one_of(st.none(), st.floats(5.0, 50.0)), "bar_high": st.one_of(st.none(), st.floats(40.0, 90.0)),
     "sold": st.one_of(st.none(), st.integers(1, 400)),
+    "moved": st.one_of(st.none(), st.none(), st.tuples(st.booleans(), st.integers(1, 9_000))),
 })  # fmt: skip
 SIZE = st.integers(-900, 900)
-SIGNALS = ("oracle_price", "last_price", "funding_rate", "bar_low", "bar_high")
+SIGNALS = ("oracle_price", "last_price", "bid_price", "funding_rate", "bar_low", "bar_high")
+ROUTES = (
+    Route(name="in", source="ethereum", destination="dydx", eta_ns=17 * MINUTE_NS, eta_p95_ns=HOUR_NS, fee=0.001),
+    Route(name="out", source="dydx", destination="ethereum", eta_ns=95 * MINUTE_NS, eta_p95_ns=HOUR_NS, fee=0.0),
+)
 
 
 def sale(market: str, size: int, held: Decimal) -> ShrinkPosition:
@@ -200,48 +211,84 @@ def sale(market: str, size: int, held: Decimal) -> ShrinkPosition:
     )  # fmt: skip
 
 
+def transfer(inwards: bool, amount: int) -> MoveBuffer:
+    route = ROUTES[0] if inwards else ROUTES[1]
+    return MoveBuffer(
+        action_id="b", run_id="r", runbook="x", source=route.source, destination=route.destination, route=route.name,
+        amount=Decimal(amount), max_fee=Decimal(1000), expires_at=1 << 62,
+    )  # fmt: skip
+
+
+def lived(over: Course, cells: Mapping[int, dict[str, Any]], moving: SimulatedAccount) -> tuple[object, ...]:
+    """What an account came to over a history with fills and transfers: taped where it can be, else row by row."""
+    seen: list[object] = []
+    moving.series = []
+    moving.begin(over.first_at)
+    slices, known_to = over.slices(), 0
+    for at, batch in batches(over):
+        if isinstance(moving, TapedAccount):
+            if at > known_to:
+                blocks = next(slices)
+                moving.extend(blocks)
+                known_to = max(int(part.ts[-1]) for part in blocks)
+            if moving.next_arrival() <= at:
+                moving.pass_to(at - 1)
+                moving.credit(at)
+        else:
+            moving.credit(at)
+            for row in batch:
+                moving.observe(row.entity, row.values, row.event_ts)
+            moving.settle(at)
+        cell = cells[at]
+        if isinstance(moving, TapedAccount) and (cell["sold"] or cell["moved"]):
+            moving.pass_to(at)
+        if cell["sold"]:
+            seen.append(moving.fill(sale(HYPE, cell["sold"], moving.size(HYPE)), at))
+        if cell["moved"]:
+            seen.append(moving.move(transfer(*cell["moved"]), at))
+        if cell["sold"] or cell["moved"]:
+            seen.append(moving.changes())
+    if isinstance(moving, TapedAccount):
+        moving.pass_to(over.last_at)
+    moving.end(over.last_at)
+    return (*seen, outturn(moving), tuple(moving.liquidated))
+
+
 @settings(max_examples=100, deadline=None)
 @given(cells=st.lists(CELL, min_size=1, max_size=40), sizes=st.tuples(SIZE, SIZE), cash=st.floats(0, 40_000), hours=st.sampled_from([1, 4]))
-def test_the_taped_account_is_the_account_taken_row_by_row_to_the_last_bit(
+def test_the_taped_account_is_the_account_taken_row_by_row_to_the_last_bit_in_slices_of_any_size(
     cells: list[dict[str, Any]], sizes: tuple[int, int], cash: float, hours: int
 ) -> None:
-    rows, sold, at = [], {}, T0
+    rows, own, told, at = [], [], {}, T0
     for cell in cells:
         at += cell["step"] * NS
         rows.append((at, cell["market"], {name: cell[name] for name in SIGNALS if cell[name] is not None}))
-        if cell["sold"] is not None:
-            sold[at] = cell["sold"]
+        own.append(at - cell["late"] * NS)
+        told[at] = cell
     held = dict(zip(("HYPE-USD", "BTC-USD"), sizes, strict=True))
     rules = MarketRules(initial_margin=0.05, maintenance_margin=0.03)
     spec = AccountSpec(
         venue="dydx", collateral_usd=cash, markets=dict.fromkeys(held, rules), taker_fee=0.0005, slippage=0.0005,
         positions=tuple(OpeningPosition(market=market, size=Decimal(size), entry_price=33.0) for market, size in held.items()),
+        buffers={"ethereum": 20_000.0}, routes=ROUTES,
     )  # fmt: skip
-    over = course(rows, spec, hold_ns=10 * MINUTE_NS)
-    over = Course(
-        blocks=over.blocks, spec=spec, topology=over.topology, holds=over.holds, intervals={"dydx": hours * HOUR_NS}, keep_series=True
-    )
-    stepped = SimulatedAccount(spec, mark=marks(spec, bound_ns=over.bound_ns, interval_ns=over.interval_ns))
-    stepped.series = []
-    stepped.begin(over.first_at)
-    taped = over.account()
-    taped.begin(over.first_at)
-    for at, batch in batches(over):
-        for row in batch:
-            stepped.observe(row.entity, row.values, at)
-        stepped.settle(at)
-        if at in sold:
-            taped.pass_to(at)
-            order = sale(HYPE, sold[at], stepped.size(HYPE))
-            assert taped.fill(order, at) == stepped.fill(order, at)
-            assert taped.changes() == stepped.changes()
-    stepped.end(over.last_at)
-    taped.pass_to(over.last_at)
-    taped.end(over.last_at)
-    assert outturn(taped) == outturn(stepped)
-    assert taped.liquidated == stepped.liquidated
-    first, second = ({at: repr(rest) for at, *rest in found or ()} for found in (taped.series, stepped.series))
-    assert {at: first[at] for at in first.keys() & second.keys()} == {at: second[at] for at in first.keys() & second.keys()}
+    topology, intervals = spec.topology({"dydx": Venue(id="dydx")}), {"dydx": hours * HOUR_NS}
+    holds = {(Kind.MARKET, name, "dydx"): 10 * MINUTE_NS for name in SIGNALS}
+
+    def over(size: int) -> Course:
+        return Course(blocks=(block(rows, own),), spec=spec, topology=topology, holds=holds, intervals=intervals, slice_rows=size)
+
+    whole = over(1000)
+    stepped = SimulatedAccount(spec, mark=marks(spec, bound_ns=whole.bound_ns, interval_ns=whole.interval_ns))
+    expected = lived(whole, told, stepped)
+    curve = {at: repr(rest) for at, *rest in stepped.series or ()}
+    for size, spans in itertools.product((1000, 7, 1), (Columnwise(), Rowwise())):
+        taped = over(size).account(spans)
+        assert repr(lived(over(size), told, taped)) == repr(expected)
+        # Row by row the very first instant counts whatever it is of.
+        drawn = {at: repr(rest) for at, *rest in taped.series or ()}
+        assert drawn == {at: shown for at, shown in curve.items() if at in drawn}
+        assert curve.keys() - drawn.keys() <= {whole.first_at}
 
 
 @settings(max_examples=12, deadline=None)
@@ -306,9 +353,12 @@ def test_columns_straight_into_slots_equal_every_row_as_an_event(steps: list[tup
     books = load_text(CHATTER, "spike.yaml").runbooks
     assert books
 
-    def outcome(kind: type[Engine]) -> tuple[object, ...]:
+    def outcome(kind: type[Engine], slice_rows: int = 1000) -> tuple[object, ...]:
         engine = kind(topology=over.topology, house=HouseLimits(), build="test", sources=over.sources)
-        played = play(over, engine=engine, runbooks=books)
+        played = play(replace(over, slice_rows=slice_rows), engine=engine, runbooks=books)
         return outturn(played.account), played.log.episodes(), engine.checkpoint()["cold"]
 
-    assert repr(outcome(Engine)) == repr(outcome(StepByStep))
+    expected = repr(outcome(Engine))
+    assert repr(outcome(StepByStep)) == expected
+    assert repr(outcome(Engine, slice_rows=1)) == expected
+    assert repr(outcome(Engine, slice_rows=7)) == expected

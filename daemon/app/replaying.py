@@ -6,18 +6,17 @@ import csv
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from daemon import __version__
-from daemon.engine.engine import Engine
+from daemon.app.execution import Choice, Execution
 from daemon.engine.limits import HouseLimits, parse_house_limits
 from daemon.errors import RunbookError, UserError
-from daemon.journal.recording import FILES, Recording
+from daemon.journal.recording import Block, Recording
 from daemon.runbook.document import compose
 from daemon.runbook.load import load_paths
 from daemon.runbook.model import Runbook
@@ -25,7 +24,7 @@ from daemon.runbook.nodes import MapNode, ScalarNode, YamlNode
 from daemon.simulation.acceptance import Verdict, judge
 from daemon.simulation.account import AccountSpec, SimulatedAccount
 from daemon.simulation.account_file import load_account
-from daemon.simulation.replay import Course, Passage, play_without
+from daemon.simulation.replay import Course
 from daemon.simulation.report import Report, outturn
 from daemon.units import NS, show, show_duration
 from daemon.world.entities import Kind, Venue
@@ -33,8 +32,35 @@ from daemon.world.entities import Kind, Venue
 MARKETS_SHOWN = 12  # of a venue, in an error
 
 
+class _Timed:
+    """A recording that knows how long it was read: a pass reads as it goes, and reading counts as loading."""
+
+    def __init__(self, recording: Recording) -> None:
+        self.seconds = 0.0
+        self.row_count, self.first_at, self.last_at = recording.row_count, recording.first_at, recording.last_at
+        self.signals, self.entities = recording.signals, recording.entities
+        self._recording = recording
+
+    def slices(self, signals: Mapping[Kind, Collection[str]] | None = None) -> Iterator[tuple[Block, ...]]:
+        found = self._recording.slices(signals)
+        while True:
+            started = time.perf_counter()
+            blocks = next(found, None)
+            self.seconds += time.perf_counter() - started
+            if blocks is None:
+                return
+            yield blocks
+
+
 def replay(
-    recording: Path, *, runbooks: Sequence[Path] | Path, account: Path, json_format: bool, out: Path | None, limits: Path | None
+    recording: Path,
+    *,
+    runbooks: Sequence[Path] | Path,
+    account: Path,
+    json_format: bool,
+    out: Path | None,
+    limits: Path | None,
+    engine: Choice = "auto",
 ) -> int:
     """Replay a recording and print the report; 0 replayed, 1 when a `replay:` acceptance of a runbook is not met.
 
@@ -44,29 +70,35 @@ def replay(
     books = _runbooks([runbooks] if isinstance(runbooks, Path) else list(runbooks))
     spec = load_account(account)
     house = HouseLimits() if limits is None else _house(limits)
-    course = _course(recording, spec, keep_series=out is not None)
+    course, read = _course(recording, spec, keep_series=out is not None)
     _require_history(course, recording, account)
+    survey = course.survey
     loaded = time.perf_counter()
-    engine = Engine(topology=course.topology, house=house, build=__version__, sources=course.sources)
-    passage = Passage(course, engine=engine, runbooks=books)
-    compiled = time.perf_counter()
+    execution = Execution(engine, rows=course.rows, runbooks=len(books))
+    compiled, read_before, compiling_before = time.perf_counter(), read.seconds, execution.seconds
     with _progress(course.rows) as progress:
-        played = passage.play(progress)
-    replayed = time.perf_counter()
-    alone = play_without(course)
-    done = time.perf_counter()
+        played = execution.play(course, runbooks=books, house=house, progress=progress)
+    replayed, read_with = time.perf_counter(), read.seconds - read_before
+    compiling = execution.seconds - compiling_before
+    alone = execution.play_without(course)
+    done, read_without = time.perf_counter(), read.seconds - read_before - read_with
     report = Report(
         rows=course.rows,
         first_at=course.first_at,
         last_at=course.last_at,
-        seconds={"load": loaded - started, "compile": compiled - loaded, "replay": replayed - compiled, "without": done - replayed},
+        seconds={
+            "load": loaded - started + read_with + read_without,
+            "compile": compiled - loaded + compiling,
+            "replay": replayed - compiled - read_with - compiling,
+            "without": done - replayed - read_without,
+        },
         episodes=played.log.episodes(),
         having=outturn(played.account),
         lacking=outturn(alone),
-        extremes=course.has_extremes,
+        extremes=survey.has_extremes,
         sample=spec.sample,
         costs=_costs(spec),
-        notes=tuple(_notes(course, limits)),
+        notes=tuple(_notes(course, limits, execution)),
     )
     verdicts = judge(books, recording.resolve().name, report)
     _print(report, verdicts, json_format=json_format)
@@ -82,10 +114,8 @@ def _runbooks(paths: Sequence[Path]) -> tuple[Runbook, ...]:
     return found.runbooks
 
 
-def _course(folder: Path, spec: AccountSpec, *, keep_series: bool) -> Course:
+def _course(folder: Path, spec: AccountSpec, *, keep_series: bool) -> tuple[Course, _Timed]:
     recording = Recording.open(folder)
-    tables = [recording.table(kind) for kind in FILES if kind in recording.kinds]
-    blocks = tuple(table for table in tables if len(table))
     intervals = recording.intervals
     names = {entity.partition(":")[0] for kind in (Kind.MARKET, Kind.VENUE) for entity in recording.entities.get(kind, ())}
     venues = {
@@ -94,18 +124,20 @@ def _course(folder: Path, spec: AccountSpec, *, keep_series: bool) -> Course:
         )
         for name in sorted(names)
     }
-    if not blocks:
+    if not recording.row_count:
         raise UserError(f"{folder}: the recording holds no row; import some history first")
-    return Course(
-        blocks=blocks, spec=spec, topology=spec.topology(venues), holds=recording.holds_by_venue, intervals=intervals,
+    timed = _Timed(recording)
+    course = Course(
+        history=timed, spec=spec, topology=spec.topology(venues), holds=recording.holds_by_venue, intervals=intervals,
         keep_series=keep_series,
     )  # fmt: skip
+    return course, timed
 
 
 def _require_history(course: Course, recording: Path, account: Path) -> None:
     """Refuses positions at a venue that the recording has no row of: the report would be all zero."""
     spec = course.spec
-    venues = sorted(course.topology.venues.keys() & {entity.partition(":")[0] for block in course.blocks for entity in block.entity_ids})
+    venues = sorted(course.topology.venues.keys() & {entity.partition(":")[0] for ids in course.entities.values() for entity in ids})
     if spec.positions and spec.venue not in venues:
         there = f"it has {', '.join(venues)}: write one of them" if venues else "it has no market at all; import some history first"
         raise UserError(f"{account}: venue '{spec.venue}' has no row in the recording {recording}; {there}")
@@ -114,8 +146,8 @@ def _require_history(course: Course, recording: Path, account: Path) -> None:
 def _unpriced(course: Course) -> Iterator[str]:
     """What to know of markets that are held and never valued."""
     spec = course.spec
-    recorded = {entity for block in course.blocks if block.kind is Kind.MARKET for entity in block.entity_ids}
-    lacking = [market.partition(":")[2] for market in course.unpriced()]
+    recorded = course.entities.get(Kind.MARKET, ())
+    lacking = [market.partition(":")[2] for market in course.survey.unpriced]
     if lacking:
         own = sorted(entity.partition(":")[2] for entity in recorded if entity.partition(":")[0] == spec.venue)
         shown = ", ".join(own[:MARKETS_SHOWN]) + (", ..." if len(own) > MARKETS_SHOWN else "")
@@ -156,15 +188,17 @@ def _costs(spec: AccountSpec) -> str:
     return ", ".join(parts) + "; funding at the first settlement within 5 m of its boundary"
 
 
-def _notes(course: Course, limits: Path | None) -> Iterator[str]:
+def _notes(course: Course, limits: Path | None, execution: Execution) -> Iterator[str]:
     yield from _unpriced(course)
-    for market, spacing in course.fills_at_edge().items():
+    for market, spacing in course.survey.coarse.items():
         typical = show_duration(spacing / NS)
         yield f"fills of {market} use the price known when the order was sent: its prices are {typical} apart (median), more than a minute"
     for position in course.spec.positions:
         rules = course.spec.markets.get(position.market)
         if position.size and (rules is None or rules.maintenance_margin is None):
             yield f"no margin is given for {position.market}: no margin ratio, and no liquidation; write it under markets:"
+    if execution.note:
+        yield execution.note
     if limits is None:
         yield "house limits were not applied (--limits FILE applies them)"
 

@@ -1,14 +1,15 @@
 """Column blocks into the hot side (floor 4): what a replay feeds instead of events, with the same ingest and the same order.
 
 `Stream(hot, block)` turns numpy columns into rows once; `instants()` gives the bounds of each instant. +inf is null (the value stands),
-NaN is missing, as in flat rows everywhere.
+NaN is missing, as in flat rows everywhere. `sliced()` cuts the blocks of several kinds at common instants, so that a recording can be taken
+one stretch of time after another.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -55,6 +56,30 @@ class Columns(Protocol):
     def columns(self) -> Mapping[str, npt.NDArray[np.float64]]:
         """float64[rows] a signal."""
         ...
+
+
+Rows = TypeVar("Rows", bound=Columns)
+
+
+def sliced(pieces: Sequence[Iterator[Rows]], cut: Callable[[Rows, int, int], Rows]) -> Iterator[tuple[Rows, ...]]:
+    """Slices of time: of each series of blocks the rows of one contiguous stretch, in the order of `pieces`; no instant is split.
+
+    Each series is in order of time, its blocks hold rows and whole instants. Nothing is copied, and one block a series is in memory.
+    """
+    heads = [next(found, None) for found in pieces]
+    while True:
+        to = min((int(head.ts[-1]) for head in heads if head is not None), default=FOREVER)
+        if to == FOREVER:
+            return
+        parts = []
+        for number, head in enumerate(heads):
+            if head is None:
+                continue
+            end, length = int(np.searchsorted(head.ts, to, side="right")), len(head.ts)
+            if end:
+                parts.append(cut(head, 0, end))
+                heads[number] = cut(head, end, length) if end < length else next(pieces[number], None)
+        yield tuple(parts)
 
 
 class Stream:

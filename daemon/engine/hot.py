@@ -47,7 +47,7 @@ class Sources:
 
 
 @dataclass(slots=True)
-class _Linked:
+class Linked:
     """A program with its functions and constants, ready to be called."""
 
     program: Program
@@ -59,7 +59,7 @@ class _Linked:
 
 
 @dataclass(slots=True)
-class _Instance:
+class Instance:
     """One runbook on one entity, bound to its rows."""
 
     order: tuple[int, int]
@@ -70,7 +70,7 @@ class _Instance:
     ints: list[int]
     q: int
     observe: Callable[[int], int]
-    linked: _Linked
+    linked: Linked
 
 
 @dataclass(slots=True)
@@ -78,8 +78,8 @@ class _Touched:
     """What a row's observation moves: push units and instances in order, and the rows whose rings may have to grow after it."""
 
     units: list[tuple[tuple[int, int], Callable[[int], None]]] = field(default_factory=list)
-    instances: list[_Instance] = field(default_factory=list)
-    calls: list[tuple[Callable[[int], int], _Instance]] = field(default_factory=list)
+    instances: list[Instance] = field(default_factory=list)
+    calls: list[tuple[Callable[[int], int], Instance]] = field(default_factory=list)
     grown: list[tuple[list[int], Kind, int]] = field(default_factory=list)
 
 
@@ -89,7 +89,7 @@ class _Loaded:
 
     runbook: Runbook
     q: int
-    linked: _Linked
+    linked: Linked
 
 
 @functools.lru_cache(maxsize=512)
@@ -115,13 +115,13 @@ class Hot:
         self.loaded: dict[str, _Loaded] = {}
         self.watched_rows: frozenset[tuple[Kind, int]] = frozenset()
         self._muted = False
-        self._instances: list[_Instance] = []
-        self._by_key: dict[tuple[str, str], _Instance] = {}
+        self._instances: list[Instance] = []
+        self._by_key: dict[tuple[str, str], Instance] = {}
         self._touch: dict[tuple[Kind, int], _Touched] = {}
         self._pushers: dict[Kind, list[tuple[Function, Callable[..., None]]]] = {}
         self._pushed_version = -1
         self._push_constants: tuple[list[float], list[int], list[int]] = ([], [], [])
-        self._readers: dict[tuple[Kind, str], _Linked] = {}
+        self._readers: dict[tuple[Kind, str], Linked] = {}
         self._bound_floor = FOREVER
 
     # --- linking ----------------------------------------------------------------------------------------------------------
@@ -150,12 +150,17 @@ class Hot:
                     restarted.append((gone, instance.entity, "the runbook was removed"))
                     instance.ints[instance.q : instance.q + 6] = [0, 0, 0, -1, FOREVER, 0]
         self.loaded = fresh
+        for held in fresh.values():
+            if any(step.kind == "move_buffer" for step in held.runbook.all_steps()):
+                # What sizes a move is read by the engine itself: its windows must be warm by then.
+                self._reader(Kind.ACCOUNT, "time_to_liquidation", held.runbook.max_age)
+                self._reader(Kind.ROUTE, "route_eta_p95", held.runbook.max_age)
         self._relink()
         return restarted
 
-    def _link(self, program: Program) -> _Linked:
+    def _link(self, program: Program) -> Linked:
         namespace = _execute(program.source, f"<runbook {program.runbook or 'expression'}>")
-        return _Linked(program, namespace, list(program.floats), [self._number(n) for n in program.numbers], self._bounds(program.max_age))
+        return Linked(program, namespace, list(program.floats), [self._number(n) for n in program.numbers], self._bounds(program.max_age))
 
     def _number(self, number: Number) -> int:
         what, detail, value = number
@@ -237,12 +242,12 @@ class Hot:
                 self._instances.append(instance)
                 self._by_key[name, entity] = instance
 
-    def _instance(self, held: _Loaded, order: tuple[int, int], entity: str, number: int) -> _Instance:
+    def _instance(self, held: _Loaded, order: tuple[int, int], entity: str, number: int) -> Instance:
         linked, kind = held.linked, held.runbook.scope
         objects = self._objects(linked.program.functions["observe"].arguments, kind, number)
         observe = cast("Callable[..., int]", linked.namespace["observe"])
         bound = functools.partial(observe, *objects, linked.K, linked.N, linked.B, (), (), self.arenas.scratch, number)
-        return _Instance(order, held.runbook.id, entity, kind, number, self.arenas.kinds[kind].I[number], held.q, bound, linked)
+        return Instance(order, held.runbook.id, entity, kind, number, self.arenas.kinds[kind].I[number], held.q, bound, linked)
 
     def _meant(self, runbook: Runbook, number: int) -> bool:
         return runbook.where is None or matches(runbook.where.node, self.arenas.kinds[runbook.scope].entities[number].labels)
@@ -426,7 +431,7 @@ class Hot:
             return self.evaluate_row(next(iter(touched)), at)
         self.now = at
         self._push(touched, at)
-        found: dict[tuple[int, int], _Instance] = {}
+        found: dict[tuple[int, int], Instance] = {}
         for key in touched:
             entry = self._touch.get(key)
             if entry is not None:
@@ -459,7 +464,7 @@ class Hot:
                 self._moved(instance, code, at, edges)
         return edges
 
-    def _moved(self, instance: _Instance, code: int, at: int, edges: list[Edge]) -> None:
+    def _moved(self, instance: Instance, code: int, at: int, edges: list[Edge]) -> None:
         """A trigger moved: its due may be the least, and it may have crossed an edge."""
         due = instance.ints[instance.q + 4]
         if due < self.next_due:
@@ -467,7 +472,7 @@ class Hot:
         if code & 7:
             self._edge(instance, code & 7, at, edges)
 
-    def _edge(self, instance: _Instance, code: int, at: int, edges: list[Edge]) -> None:
+    def _edge(self, instance: Instance, code: int, at: int, edges: list[Edge]) -> None:
         if self._muted:
             return
         ints, q = instance.ints, instance.q
@@ -529,7 +534,7 @@ class Hot:
         return resets
 
     # --- reading ----------------------------------------------------------------------------------------------------------
-    def _call(self, held: _Linked, name: str, number: int) -> Callable[..., float]:
+    def _call(self, held: Linked, name: str, number: int) -> Callable[..., float]:
         key = (name, number)
         if key not in held.calls:
             objects = self._objects(held.program.functions[name].arguments, held.program.scope, number)
@@ -537,7 +542,7 @@ class Hot:
         return held.calls[key]
 
     def _run(
-        self, held: _Linked, name: str, number: int, at: int, start: Mapping[str, float] | None, plan: Plan | None
+        self, held: Linked, name: str, number: int, at: int, start: Mapping[str, float] | None, plan: Plan | None
     ) -> float | tuple[float, ...]:
         if self.arenas.changed:
             self._relink()
@@ -548,7 +553,7 @@ class Hot:
         names = (plan.notional_change, plan.amount, plan.fee_estimate) if plan else (NAN, NAN, NAN)
         return self._call(held, name, number)(frame, names, self.arenas.scratch, number, at)
 
-    def _held(self, runbook: Runbook | str) -> tuple[_Linked, Kind]:
+    def _held(self, runbook: Runbook | str) -> tuple[Linked, Kind]:
         """The linked program of a runbook id in force, or of a runbook object that is not (a run that finishes on its own version)."""
         if isinstance(runbook, str):
             return self.loaded[runbook].linked, self.loaded[runbook].runbook.scope
@@ -613,20 +618,25 @@ class Hot:
         number = self.arenas.kinds[kind].rows.get(entity)
         if number is None:
             return Reading(value=NAN, unit=found.unit, age_ns=FOREVER, known=False)
-        key = (kind, signal + repr(sorted(max_age.items())) if max_age else signal)
-        if key not in self._readers:
-            term = _signal_term(kind, found)
-            program = compile_expression(Typed(term, signal), kind, self.layout, self.sources.given, max_age or {})
-            self._readers[key] = self._link(program)
-            self._relink()
-        values = self._run(self._readers[key], "trace_0", number, at, None, None)
+        reader = self._reader(kind, signal, max_age)
+        values = self._run(reader, "trace_0", number, at, None, None)
         assert isinstance(values, tuple)
-        tree = _tree(self._readers[key].program.nodes[0], values)
+        tree = _tree(reader.program.nodes[0], values)
         value = values[0]
         if found.unit == "bool":
             value = (0.0, NAN, 1.0)[int(value)]
         ages = _ages(tree)
         return Reading(value=value, unit=found.unit, age_ns=int(min(max(ages, default=0.0), 1e9) * 1e9), known=value == value)
+
+    def _reader(self, kind: Kind, signal: str, max_age: Mapping[str, int] | None) -> Linked:
+        """The program that reads a signal; what it needs takes its place when it is first asked for."""
+        key = (kind, signal + repr(sorted(max_age.items())) if max_age else signal)
+        if key not in self._readers:
+            term = _signal_term(kind, CATALOGUE[kind, signal])
+            program = compile_expression(Typed(term, signal), kind, self.layout, self.sources.given, max_age or {})
+            self._readers[key] = self._link(program)
+            self._relink()
+        return self._readers[key]
 
     def expression(self, typed: Typed, kind: Kind, entity: str) -> Callable[[int], float]:
         """A function of `at` that gives the value of a free expression on an entity (conditions 0 FALSE, 1 UNKNOWN, 2 TRUE); its windows

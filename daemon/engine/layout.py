@@ -13,7 +13,7 @@ from daemon.language.kernels import SERIES_CELLS, TRIGGER_CELLS, WINDOW_CELLS
 from daemon.language.slots import CELLS, GLOBAL, HEADER, SLOTS, VALUE_SIGNALS, VALUED, seen_cell
 from daemon.language.terms import Apply, Derived, Elsewhere, Over, Read, Stateful, Term, Window, signature
 from daemon.runbook.compile import HEAD, TAIL, Function
-from daemon.runbook.emit import Constants, Emitter, Number, Row
+from daemon.runbook.emit import Constants, Emitter, Number, Offsets, Row
 from daemon.units import FOREVER, NEVER
 from daemon.world.entities import Kind
 
@@ -141,6 +141,7 @@ class Layout:
     # --- the generated functions that move windows -----------------------------------------------------------------------
     def pushers(self) -> tuple[str, dict[Kind, list[Function]], tuple[float, ...], tuple[Number, ...]]:
         """Source of the functions `push_<kind>_<n>`, by kind, with their constants."""
+        self.constants = Constants()
         text = [HEAD.format(name="(windows)")]
         functions: dict[Kind, list[Function]] = {kind: [] for kind in Kind}
         for kind in PUSH_ORDER:
@@ -364,6 +365,19 @@ class _Pusher(Emitter):
             case _:
                 self.line(f"frozen(F0, I0, {held.g}, {held.c}, at, {values[0]}, {values[1]})")
         self.close()
+
+
+def pusher(
+    kind: Kind, layout: Layout, item: Series | Accumulator, offsets: Offsets, constants: Constants
+) -> tuple[tuple[str, ...], list[str]]:
+    """(arguments, lines) of a function that moves one series or accumulator, whose cells stand where `item` and `offsets` say."""
+    emitter = _Pusher(kind, layout, item.overrides)
+    emitter.offsets, emitter.constants = offsets, constants
+    if isinstance(item, Series):
+        emitter.series(item)
+    else:
+        emitter.accumulator(item)
+    return tuple(emitter.arguments), emitter.lines
 
 
 def _header(kind: Kind) -> list[int]:

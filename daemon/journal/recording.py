@@ -2,6 +2,7 @@
 
     recording = Recording.open(Path("recording"))
     for block in recording.blocks(): ...          # numpy columns; null = +inf (not in this row), NaN = the source says there is none
+    for blocks in recording.slices(): ...         # the same, one stretch of time after another: memory does not grow with the file
 
 Columns of a file: `ts` and `event_ts` (int64 ns UTC; null = ts), the entity's keys, one float64 a signal in the catalogue's unit.
 Declared holds and funding intervals stand in the Parquet metadata, by venue (`*` where the kind has none).
@@ -12,18 +13,21 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from daemon.engine.columns import sliced
 from daemon.errors import UserError
 from daemon.journal.schema import sync_folder
+from daemon.units import NEVER
 from daemon.world.entities import Kind
 
 FILES: Mapping[Kind, str] = {
@@ -48,7 +52,10 @@ KEYS: Mapping[Kind, tuple[str, ...]] = {
 
 ANY = "*"  # stands for "whatever the venue" where a kind has none
 BLOCK_ROWS = 65_536  # rows of a block at most, an instant never split: small enough for the cache, large enough to amortise a call
+SLICE_ROWS = 131_072  # rows of a kind in one slice: measured, reading is no faster beyond and memory grows with it
+KEPT_CELLS = 20_000_000  # a recording of at most so many cells (160 MB) stays in memory, so that a second pass reads nothing
 ROW_GROUP_ROWS = 131_072
+INF = float("inf")
 _METADATA_KEY = "reefd"
 _VERSION = 1
 
@@ -82,6 +89,10 @@ class Block:
             columns={name: values[start:end] for name, values in self.columns.items()},
         )
 
+    def having(self, names: Sequence[str]) -> Block:
+        """The same rows with these signals only, without copying."""
+        return replace(self, columns={name: self.columns[name] for name in names})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
@@ -98,6 +109,21 @@ class Facts:
         venues = sorted({*self.provides, *later.provides})
         provides = {v: tuple(sorted({*self.provides.get(v, ()), *later.provides.get(v, ())})) for v in venues}
         return Facts(holds=holds, intervals=intervals, provides=provides)
+
+
+class _Stored(TypedDict, total=False):
+    """What `write` puts into a file's metadata; nothing of it in somebody else's file."""
+
+    version: int
+    holds: dict[str, dict[str, int]]
+    intervals: dict[str, dict[str, int]]
+    provides: dict[str, list[str]]
+    entities: list[str]  # absent in older files
+
+
+def _facts_of(stored: _Stored) -> Facts:
+    provides = {venue: tuple(names) for venue, names in stored.get("provides", {}).items()}
+    return Facts(holds=stored.get("holds", {}), intervals=stored.get("intervals", {}), provides=provides)
 
 
 def entity_expression(kind: Kind) -> pl.Expr:
@@ -118,7 +144,11 @@ def venue_expression(kind: Kind) -> pl.Expr:
 
 def signal_columns(kind: Kind, frame: pl.DataFrame) -> list[str]:
     """Names of the signal columns of a frame, in order."""
-    return [name for name in frame.columns if name not in ("ts", "event_ts", *KEYS[kind])]
+    return _signals_of(kind, frame.columns)
+
+
+def _signals_of(kind: Kind, columns: Iterable[str]) -> list[str]:
+    return [name for name in columns if name not in ("ts", "event_ts", *KEYS[kind])]
 
 
 class Recording:
@@ -150,14 +180,42 @@ class Recording:
         return tuple(self._files)
 
     @cached_property
+    def _stored(self) -> Mapping[Kind, _Stored]:
+        return {kind: _read_stored(path) for kind, path in self._files.items()}
+
+    @cached_property
     def facts(self) -> Mapping[Kind, Facts]:
         """What each file's metadata declares."""
-        return {kind: _read_facts(path) for kind, path in self._files.items()}
+        return {kind: _facts_of(stored) for kind, stored in self._stored.items()}
+
+    @cached_property
+    def row_counts(self) -> Mapping[Kind, int]:
+        """Distinct (ts, entity) of each recorded kind; the files' footers know it."""
+        return {kind: int(self._collected(kind, pl.scan_parquet(path).select(pl.len())).item()) for kind, path in self._files.items()}
 
     @property
     def row_count(self) -> int:
         """Distinct (ts, entity) over all kinds."""
-        return sum(int(pl.scan_parquet(path).select(pl.len()).collect().item()) for path in self._files.values())
+        return sum(self.row_counts.values())
+
+    @cached_property
+    def signals(self) -> Mapping[Kind, tuple[str, ...]]:
+        """Signal columns of each recorded kind, in the order of its file."""
+        return {kind: tuple(_signals_of(kind, pl.read_parquet_schema(path))) for kind, path in self._files.items()}
+
+    @cached_property
+    def first_at(self) -> int:
+        """The first instant; 0 without rows."""
+        return min((self._edge(kind, last=False) for kind, rows in self.row_counts.items() if rows), default=0)
+
+    @cached_property
+    def last_at(self) -> int:
+        """The last instant; 0 without rows."""
+        return max((self._edge(kind, last=True) for kind, rows in self.row_counts.items() if rows), default=0)
+
+    def _edge(self, kind: Kind, *, last: bool) -> int:
+        times = pl.scan_parquet(self._files[kind]).select("ts")
+        return int(self._collected(kind, times.tail(1) if last else times.head(1)).item())
 
     @property
     def holds(self) -> Mapping[tuple[Kind, str], int]:
@@ -174,10 +232,19 @@ class Recording:
         """Funding interval (ns) by venue, or by entity id where the mapping told markets apart."""
         return dict(self.facts[Kind.MARKET].intervals.get("funding_rate", {})) if Kind.MARKET in self._files else {}
 
-    @property
+    @cached_property
     def entities(self) -> Mapping[Kind, tuple[str, ...]]:
-        """Entity ids of each recorded kind, sorted."""
-        return {kind: self.table(kind).entity_ids for kind in self._files}
+        """Entity ids of each recorded kind, sorted: from the metadata, else from one pass over the keys."""
+        return {kind: self._entities_of(kind) for kind in self._files}
+
+    def _entities_of(self, kind: Kind) -> tuple[str, ...]:
+        told = self._stored[kind].get("entities")
+        if told is not None:
+            return tuple(told)
+        if kind in self._blocks:
+            return self._blocks[kind].entity_ids
+        with self._read_errors(kind):
+            return _distinct(kind, pl.scan_parquet(self._files[kind]))
 
     def provides(self, venue: str) -> Mapping[Kind, frozenset[str]]:
         """Observed signals that this venue's rows hold, by kind; kinds without a row of the venue are absent."""
@@ -188,16 +255,62 @@ class Recording:
         """The rows of a kind as stored (nulls are nulls), sorted by ts and entity; raises UserError for a damaged file."""
         if kind not in self._files:
             raise UserError(f"{self.folder}: no {kind.value} was recorded; recorded: {', '.join(k.value for k in self._files)}")
-        try:
+        with self._read_errors(kind):
             return pl.read_parquet(self._files[kind])
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise UserError(f"{self._files[kind]}: cannot be read ({_first_line(error)})") from error
 
     def table(self, kind: Kind) -> Block:
         """All rows of a kind as one block; kept, so that the second call is free."""
         if kind not in self._blocks:
             self._blocks[kind] = to_block(kind, self.frame(kind))
         return self._blocks[kind]
+
+    def slices(self, signals: Mapping[Kind, Collection[str]] | None = None, *, rows: int = SLICE_ROWS) -> Iterator[tuple[Block, ...]]:
+        """The rows one stretch of time after another: at most one block a kind, in the order of `FILES`, no instant split.
+
+        `signals` names the kinds and columns wanted (default: all). About `rows` rows of a kind are in memory at a time, or a row group
+        of its file where those are larger. A small recording is read once and kept; else each call reads the files once, front to back.
+        Raises UserError for a damaged file.
+        """
+        kinds = [kind for kind in self._files if signals is None or kind in signals]
+        wanted = {kind: [name for name in self.signals[kind] if signals is None or name in signals[kind]] for kind in kinds}
+        yield from sliced([self._pieces(kind, wanted[kind], rows) for kind in kinds], Block.cut)
+
+    def _pieces(self, kind: Kind, names: Sequence[str], rows: int) -> Iterator[Block]:
+        if self._is_small:
+            return _chunks(self.table(kind).having(names), rows)
+        return _whole_instants(self._batches(kind, names, rows))
+
+    @cached_property
+    def _is_small(self) -> bool:
+        return sum(self.row_counts[kind] * (len(names) + 3) for kind, names in self.signals.items()) <= KEPT_CELLS
+
+    def _batches(self, kind: Kind, names: Sequence[str], rows: int) -> Iterator[Block]:
+        """A file front to back, `rows` at a time, decoded ahead by at most a few row groups."""
+        path, ids = self._files[kind], self.entities[kind]
+        keys = _key_values(kind, ids)
+        query = pl.scan_parquet(path)
+        own_times = ["event_ts"] if "event_ts" in query.collect_schema() else []
+        query = query.select("ts", *own_times, *keys, *names)
+        last = NEVER
+        with self._read_errors(kind):
+            for frame in query.collect_batches(chunk_size=rows, lazy=True):
+                block = to_block(kind, frame, ids)
+                if len(block) and (block.ts[0] < last or (block.ts[1:] < block.ts[:-1]).any()):
+                    raise UserError(f"{path}: is no recording: its rows are not sorted by ts; use `reefd import`")
+                last = int(block.ts[-1]) if len(block) else last
+                yield block
+
+    def _collected(self, kind: Kind, query: pl.LazyFrame) -> pl.DataFrame:
+        with self._read_errors(kind):
+            return query.collect(engine="streaming")
+
+    @contextmanager
+    def _read_errors(self, kind: Kind) -> Iterator[None]:
+        """A file that cannot be read is the user's to know of."""
+        try:
+            yield
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise UserError(f"{self._files[kind]}: cannot be read ({_first_line(error)})") from error
 
     def blocks(self, kinds: Sequence[Kind] | None = None) -> Iterator[Block]:
         """All rows as blocks, sorted by ts over all kinds; at one ts kinds in the order of `FILES`, then entities by id.
@@ -206,7 +319,7 @@ class Recording:
         """
         tables = [self.table(kind) for kind in self._files if kinds is None or kind in kinds]
         if len(tables) == 1:
-            yield from _chunks(tables[0], 0, len(tables[0]))
+            yield from _chunks(tables[0], BLOCK_ROWS)
         elif tables:
             yield from _interleaved(tables)
 
@@ -231,7 +344,7 @@ class Recording:
         provided = frame.group_by(venue_expression(kind).alias("venue_")).agg(pl.col(name).is_not_null().any() for name in signals)
         names = {row["venue_"]: tuple(sorted(name for name in signals if row[name])) for row in provided.iter_rows(named=True)}
         stored = Facts(holds=(facts or Facts()).holds, intervals=(facts or Facts()).intervals, provides=names)
-        _write_atomically(folder / f"{FILES[kind]}.parquet", frame, stored)
+        _write_atomically(folder / f"{FILES[kind]}.parquet", frame, stored, _distinct(kind, frame.lazy()))
 
     def _check_columns(self, kind: Kind) -> None:
         path = self._files[kind]
@@ -248,15 +361,45 @@ class Recording:
             raise UserError(f"{path}: is no recording: {named}; ts is int64 ns and signals are float64; use `reefd import`")
 
 
-def to_block(kind: Kind, frame: pl.DataFrame) -> Block:
-    """A frame of a recording as numpy columns."""
-    ids = frame.select(entity_expression(kind).alias("id"))["id"]
-    distinct = sorted(ids.unique().to_list())
-    entity = ids.cast(pl.Enum(distinct)).to_physical().to_numpy().astype(np.int32) if distinct else np.zeros(0, np.int32)
-    ts = frame["ts"].to_numpy()
-    event_ts = frame["event_ts"].fill_null(frame["ts"]).to_numpy() if "event_ts" in frame.columns else ts
-    columns = {name: frame[name].fill_null(float("inf")).to_numpy() for name in signal_columns(kind, frame)}
-    return Block(kind=kind, ts=ts, event_ts=event_ts, entity=entity, entity_ids=tuple(distinct), columns=columns)
+def to_block(kind: Kind, frame: pl.DataFrame, entities: tuple[str, ...] | None = None) -> Block:
+    """A frame of a recording as numpy columns; `entities` are the ids that its keys may name, when they are known."""
+    if entities is None:
+        entities = _distinct(kind, frame.lazy())
+    entity = _numbers(kind, frame, entities)
+    names = signal_columns(kind, frame)
+    own = pl.col("event_ts").fill_null(pl.col("ts")) if "event_ts" in frame.columns else pl.col("ts").alias("event_ts")
+    filled = frame.select("ts", own, *(pl.col(name).fill_null(INF) for name in names))
+    columns = {name: filled[name].to_numpy() for name in names}
+    ts, event_ts = filled["ts"].to_numpy(), filled["event_ts"].to_numpy()
+    return Block(kind=kind, ts=ts, event_ts=event_ts, entity=entity, entity_ids=entities, columns=columns)
+
+
+def _key_values(kind: Kind, entities: Sequence[str]) -> dict[str, list[str]]:
+    """The values of each key that tells entities apart, sorted; one that is the same everywhere need not even be read."""
+    parts = [entity.split(":", len(KEYS[kind]) - 1) for entity in entities]
+    values = {key: sorted({part[place] for part in parts}) for place, key in enumerate(KEYS[kind])}
+    return {key: found for key, found in values.items() if len(found) > 1}
+
+
+def _numbers(kind: Kind, frame: pl.DataFrame, entities: Sequence[str]) -> npt.NDArray[np.int32]:
+    """Each row's index into `entities`: keys are numbered one by one, which is many times faster than joining their texts."""
+    code = np.zeros(len(frame), np.int64)
+    codes = np.zeros(len(entities), np.int64)
+    parts = [entity.split(":", len(KEYS[kind]) - 1) for entity in entities]
+    for key, values in _key_values(kind, entities).items():
+        code = code * len(values) + frame[key].cast(pl.Enum(values)).to_physical().to_numpy()
+        number, place = {value: index for index, value in enumerate(values)}, KEYS[kind].index(key)
+        codes = codes * len(values) + np.array([number[part[place]] for part in parts], np.int64)
+    table = np.full(int(codes.max(initial=0)) + 1, -1, np.int32)
+    table[codes] = np.arange(len(entities), dtype=np.int32)
+    entity = table[code] if len(entities) > 1 else code.astype(np.int32)
+    assert not len(entity) or int(entity.min()) >= 0, "the metadata names every entity"
+    return entity
+
+
+def _distinct(kind: Kind, frame: pl.LazyFrame) -> tuple[str, ...]:
+    """Entity ids, sorted; keys are told apart before they are joined, which is three times faster."""
+    return tuple(sorted(frame.select(KEYS[kind]).unique().select(entity_expression(kind)).collect(engine="streaming").to_series()))
 
 
 @contextmanager
@@ -271,9 +414,41 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _chunks(table: Block, start: int, end: int) -> Iterator[Block]:
+def _joined(first: Block, second: Block) -> Block:
+    return replace(
+        first,
+        ts=np.concatenate((first.ts, second.ts)),
+        event_ts=np.concatenate((first.event_ts, second.event_ts)),
+        entity=np.concatenate((first.entity, second.entity)),
+        columns={name: np.concatenate((values, second.columns[name])) for name, values in first.columns.items()},
+    )
+
+
+def _whole_instants(batches: Iterator[Block]) -> Iterator[Block]:
+    """The same rows, an instant that goes on in the next batch a block of its own: only its rows are copied."""
+    held: Block | None = None
+    for batch in batches:
+        if not len(batch):
+            continue
+        if held is None:
+            held = batch
+            continue
+        more = int(np.searchsorted(batch.ts, held.ts[-1], side="right"))
+        first = int(np.searchsorted(held.ts, held.ts[-1])) if more else len(held)
+        if first:
+            yield held.cut(0, first)
+        held = _joined(held.cut(first, len(held)), batch.cut(0, more)) if more else batch
+        if 0 < more < len(batch):
+            yield held
+            held = batch.cut(more, len(batch))
+    if held is not None:
+        yield held
+
+
+def _chunks(table: Block, rows: int, *, start: int = 0, end: int | None = None) -> Iterator[Block]:
+    end = len(table) if end is None else end
     while start < end:
-        stop = min(start + BLOCK_ROWS, end)
+        stop = min(start + rows, end)
         if stop < end:
             # Go on to the end of the instant: whoever reads a block may take its last ts for complete.
             stop = min(int(np.searchsorted(table.ts, table.ts[stop - 1], side="right")), end)
@@ -292,20 +467,16 @@ def _interleaved(tables: Sequence[Block]) -> Iterator[Block]:
         number = int(owners[start])
         first = cursors[number]
         cursors[number] = first + end - start
-        yield from _chunks(tables[number], first, cursors[number])
+        yield from _chunks(tables[number], BLOCK_ROWS, start=first, end=cursors[number])
 
 
-def _read_facts(path: Path) -> Facts:
-    stored = pl.read_parquet_metadata(path).get(_METADATA_KEY)
-    if stored is None:
-        return Facts()
-    told = json.loads(stored)
-    provides = {venue: tuple(names) for venue, names in told["provides"].items()}
-    return Facts(holds=told["holds"], intervals=told["intervals"], provides=provides)
+def _read_stored(path: Path) -> _Stored:
+    stored: _Stored = json.loads(pl.read_parquet_metadata(path).get(_METADATA_KEY, "{}"))
+    return stored
 
 
-def _write_atomically(path: Path, frame: pl.DataFrame, facts: Facts) -> None:
-    told = {"version": _VERSION, "holds": facts.holds, "intervals": facts.intervals, "provides": facts.provides}
+def _write_atomically(path: Path, frame: pl.DataFrame, facts: Facts, entities: tuple[str, ...]) -> None:
+    told = {"version": _VERSION, "holds": facts.holds, "intervals": facts.intervals, "provides": facts.provides, "entities": entities}
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

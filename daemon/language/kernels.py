@@ -231,7 +231,7 @@ def ewma(F: Floats, I: Ints, s: int, w: int, g: int, at: int, halflife: int, x: 
     if I[w] == 0:
         F[g] = x
     else:
-        F[g] += (1.0 - halved((at - I[w + 1]) / halflife)) * (x - F[g])
+        F[g] += (1.0 - halved(float(at - I[w + 1]) / float(halflife))) * (x - F[g])
     I[w] = 1
     I[w + 1] = at
     return F[g] if I[w + 4] <= at - halflife else NAN

@@ -82,6 +82,27 @@ def compile_runbook(runbook: Runbook, offsets: Offsets, given: frozenset[tuple[K
     )
 
 
+def compile_trigger(runbook: Runbook, offsets: Offsets, given: frozenset[tuple[Kind, str]], trigger_at: int) -> Program:
+    """The program of a runbook's trigger alone (`horizon`, `observe`), as the compiled execution needs it."""
+    out = _Module(runbook, offsets, given, Constants(), [])
+    out.observe(trigger_at)
+    trigger = runbook.trigger
+    return Program(
+        runbook=runbook.id,
+        scope=runbook.scope,
+        source="\n".join(out.text),
+        floats=tuple(out.constants.floats),
+        numbers=tuple(out.constants.numbers),
+        functions=out.functions,
+        nodes={},
+        saved={},
+        units={},
+        max_age=runbook.max_age,
+        terms=tuple(e.typed.term for e in (trigger.when, trigger.until) if e is not None),
+        until=-1,
+    )
+
+
 def compile_expression(
     typed: Typed, scope: Kind, offsets: Offsets, given: frozenset[tuple[Kind, str]], max_age: Mapping[str, int]
 ) -> Program:

@@ -85,15 +85,16 @@ class Constants:
     numbers: list[Number] = field(default_factory=list)
 
     def real(self, value: float) -> str:
-        """The expression of a float constant."""
-        if value not in self.floats:
-            self.floats.append(value)
-        return f"K[{self.floats.index(value)}]"
+        """The expression of a float constant. Each literal has a place of its own, also where two are equal: the text must not change
+        when a threshold does."""
+        self.floats.append(value)
+        return f"K[{len(self.floats) - 1}]"
 
     def number(self, spec: Number) -> str:
-        """The expression of an int constant."""
-        if spec not in self.numbers:
+        """The expression of an int constant; durations have a place each, as literals have."""
+        if spec[0] == "ns" or spec not in self.numbers:
             self.numbers.append(spec)
+            return f"N[{len(self.numbers) - 1}]"
         return f"N[{self.numbers.index(spec)}]"
 
 

@@ -126,7 +126,7 @@ class Liquidated:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Holding:
+class Holding:
     """One market the account holds or held."""
 
     symbol: str
@@ -179,16 +179,16 @@ class SimulatedAccount:
         self.valued_from = self.valued_to = NEVER  # when those two were
         self.series: list[tuple[int, float, float]] | None = None  # (at, equity USD, margin ratio) of each batch, when a list is put here
         self._routes = {route.name: route for route in spec.routes}
-        self._holdings: dict[str, _Holding] = {}
+        self._holdings: dict[str, Holding] = {}
         for position in spec.positions:
             market = spec.market_id(position.market)
             rules = spec.markets.get(position.market, MarketRules())
-            self._holdings[market] = _Holding(
+            self._holdings[market] = Holding(
                 symbol=position.market, mark=mark(market), size=position.size, units=float(position.size), entry=position.entry_price,
                 rules=rules, maintenance=NAN if rules.maintenance_margin is None else rules.maintenance_margin,
             )  # fmt: skip
         self._held = list(self._holdings.values())
-        self._touched: list[_Holding] = []
+        self._touched: list[Holding] = []
         self._until = NEVER
         self._cash_dirty = True
         self._buffers_dirty = True
@@ -224,7 +224,7 @@ class SimulatedAccount:
         self._pay_funding(valued)
         if valued:
             # A bar that closes as the account begins describes a time before it: its extremes are not the account's.
-            if existed:
+            if existed and any(holding.mark.closes_bar for holding in self._held):
                 self._test_liquidation(at, extremes=True)
             self._test_liquidation(at, extremes=False)
             self.totals.margin_ratio_max = max(self.totals.margin_ratio_max, min(self.margin_ratio(), RATIO_MAX))
@@ -342,14 +342,14 @@ class SimulatedAccount:
                 self._liquidate(holding, price, at)
 
     @staticmethod
-    def _adverse(holding: _Holding) -> float:
+    def _adverse(holding: Holding) -> float:
         """The worse of the batch's price and its bar's extreme on the position's losing side."""
         extreme = holding.mark.low if holding.units > 0 else holding.mark.high
         if extreme != extreme or extreme <= 0.0:
             return holding.price
         return min(extreme, holding.price) if holding.units > 0 else max(extreme, holding.price)
 
-    def _liquidate(self, holding: _Holding, price: float, at: int) -> None:
+    def _liquidate(self, holding: Holding, price: float, at: int) -> None:
         units = holding.units
         fee = abs(units) * price * self.spec.liquidation_fee
         cost = fee + units * (holding.price - price)
@@ -362,13 +362,13 @@ class SimulatedAccount:
     def _changed(self) -> None:
         """Called when what the account owns has changed: whatever was worked out ahead no longer holds."""
 
-    def _resize(self, holding: _Holding, size: Decimal, at: int) -> None:
+    def _resize(self, holding: Holding, size: Decimal, at: int) -> None:
         self._changed()
         holding.changed_at.append(at)
         holding.units_before.append(holding.units)
         self._put(holding, size)
 
-    def _put(self, holding: _Holding, size: Decimal) -> None:
+    def _put(self, holding: Holding, size: Decimal) -> None:
         holding.size = size
         holding.units = float(size)
         holding.dirty = True
@@ -419,7 +419,7 @@ class SimulatedAccount:
             return Outcome(status="rejected", reason="below_minimum")
         return self._book_fill(holding, order.side == "SELL", size, price, at)
 
-    def _book_fill(self, holding: _Holding, selling: bool, size: Decimal, price: float, at: int) -> Outcome:
+    def _book_fill(self, holding: Holding, selling: bool, size: Decimal, price: float, at: int) -> Outcome:
         units = float(size) if selling else -float(size)  # what leaves the position, signed as the position
         value = holding.mark.price_at(at)
         fee = abs(units) * price * self.spec.taker_fee

@@ -126,6 +126,11 @@ class Mark:
         price = self.price_at(at)
         return price * (1.0 - slippage) if side == "SELL" else price * (1.0 + slippage)
 
+    @property
+    def closes_bar(self) -> bool:
+        """True when an extreme of a bar is known in the batch being taken."""
+        return self.low == self.low or self.high == self.high
+
     def clear_batch(self) -> None:
         """Forgets what belonged to one batch only: extremes and settlements."""
         self.high = self.low = NAN

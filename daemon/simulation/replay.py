@@ -3,77 +3,57 @@
     played = play(course, engine=engine, runbooks=runbooks)
     alone = play_without(course)
 
-Batch by batch, in the one order of the engine: transfers that arrive and timers that are due before an instant, then the instant's
+The rows come slice by slice, a stretch of time each: memory does not grow with the recording. Batch by batch, in the one order of the
+engine: transfers that arrive and timers that are due before an instant, then the instant's
 rows with what they do to the account (funding, liquidation), then fills, then timers due exactly then. Between two things that happen
 to the account the batches pass it by (`tape.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, assert_never
-
-import numpy as np
-import numpy.typing as npt
+from functools import cached_property
+from typing import assert_never
 
 from daemon.engine.actions import Action, CallWebhook, CancelOrders, Halt, MoveBuffer, Notify, Outcome, Resume, ShrinkPosition
-from daemon.engine.columns import Stream, instants
+from daemon.engine.columns import Columns, Stream, instants
 from daemon.engine.engine import Engine
 from daemon.engine.events import Gap, Observed, Row, RunbooksLoaded
 from daemon.engine.hot import Hot, Sources
 from daemon.language.catalogue import CATALOGUE
+from daemon.language.slots import SLOT
 from daemon.runbook.model import Runbook
 from daemon.simulation.account import AccountSpec, SimulatedAccount
+from daemon.simulation.columnar import ColumnHot
 from daemon.simulation.episodes import EpisodeLog
+from daemon.simulation.history import SLICE_ROWS, History, Kept, Part, Survey
 from daemon.simulation.rehearsal import SOURCE, Answer, Rehearsal
-from daemon.simulation.tape import MarketRows, TapedAccount, TapeMark
-from daemon.units import FOREVER, HOUR_NS, MINUTE_NS, NEVER
+from daemon.simulation.spans import Spans
+from daemon.simulation.tape import TapedAccount, TapeMark
+from daemon.units import FOREVER, HOUR_NS, NEVER
 from daemon.world.entities import Kind, Topology
 
 NULL = float("inf")  # a cell that is not part of its row
+ROWS_FED = 8_192  # rows an entity that the compiled execution takes at once: many enough to amortise its calls, few enough for the cache
 PROGRESS_ROWS = 8_192  # how often a progress bar is told
 DONE = Outcome(status="done")
+REPORTED = (Kind.ACCOUNT, Kind.POSITION)  # recorded rows of these are left out: the simulated account reports itself
 OWNED = {Kind.CHAIN: ("buffer_balance",), Kind.ROUTE: ("in_flight",)}  # signals that the simulated account reports itself
 KIND_ORDER = {kind: index for index, kind in enumerate((Kind.CHAIN, Kind.VENUE, Kind.ACCOUNT, Kind.MARKET, Kind.POSITION, Kind.ROUTE))}
 
 
-class Block(Protocol):
-    """Rows of one kind sorted by ts, then entity, as a recording hands them over; null = +inf, NaN = observed as missing."""
-
-    @property
-    def kind(self) -> Kind:
-        """Kind of every row."""
-
-    @property
-    def ts(self) -> npt.NDArray[np.int64]:
-        """When each row was known, ns UTC."""
-
-    @property
-    def event_ts(self) -> npt.NDArray[np.int64]:
-        """When each row was true, ns UTC."""
-
-    @property
-    def entity(self) -> npt.NDArray[np.int32]:
-        """Index into `entity_ids`."""
-
-    @property
-    def entity_ids(self) -> tuple[str, ...]:
-        """Entity ids."""
-
-    @property
-    def columns(self) -> Mapping[str, npt.NDArray[np.float64]]:
-        """float64[rows] a signal."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Course:
-    """What a replay runs over: blocks sorted by ts (one or more a kind), the account, and what the recording declares.
+    """What a replay runs over: a history, the account, and what the recording declares.
 
-    `holds` is (kind, signal, venue or "*") -> ns, `intervals` venue or market id -> ns between fundings.
+    The history is `history`, or `blocks` in memory (one or more a kind, sorted by ts) in slices of `slice_rows`. `holds` is (kind,
+    signal, venue or "*") -> ns, `intervals` venue or market id -> ns between fundings.
     """
 
-    blocks: tuple[Block, ...]
+    blocks: tuple[Columns, ...] = ()
+    history: History | None = None
+    slice_rows: int = SLICE_ROWS
     spec: AccountSpec
     topology: Topology
     holds: Mapping[tuple[Kind, str, str], int] = field(default_factory=dict)
@@ -91,20 +71,25 @@ class Course:
         venue = market.partition(":")[0]
         return self.intervals.get(market) or self.intervals.get(venue) or HOUR_NS
 
+    @cached_property
+    def source(self) -> History:
+        """The history it runs over."""
+        return Kept(self.blocks, rows=self.slice_rows) if self.history is None else self.history
+
     @property
     def sources(self) -> Sources:
         """What the engine must know of this recording: holds (the longest of all venues) and derived signals that it holds itself."""
         holds: dict[tuple[Kind, str], int] = {}
         for (kind, signal, _), ns in self.holds.items():
             holds[kind, signal] = max(ns, holds.get((kind, signal), 0))
-        recorded = {(block.kind, name) for block in self.blocks for name in block.columns}
+        recorded = {(kind, name) for kind, names in self.source.signals.items() for name in names}
         given = frozenset(key for key in recorded if key in CATALOGUE and CATALOGUE[key].role == "derived")
         return Sources(holds=holds, cadence=holds, given=given)
 
-    def account(self) -> TapedAccount:
-        """A fresh account as it begins."""
+    def account(self, spans: Spans | None = None) -> TapedAccount:
+        """A fresh account as it begins; it is handed the slices by whoever moves it. `spans` is its arithmetic, by default numpy's."""
         marks = {self.spec.market_id(position.market): self._mark(self.spec.market_id(position.market)) for position in self.spec.positions}
-        account = TapedAccount(self.spec, marks=marks, instants=self.instants)
+        account = TapedAccount(self.spec, marks=marks, spans=spans)
         account.series = [] if self.keep_series else None
         return account
 
@@ -112,87 +97,36 @@ class Course:
         def bound(signal: str) -> int:
             return self.bound_ns(market, signal)
 
-        rows = self.market_rows(market)
-        return TapeMark(market, rows, valued_at=self.spec.valued_at, bound_ns=bound, interval_ns=self.interval_ns(market))
+        return TapeMark(market, valued_at=self.spec.valued_at, bound_ns=bound, interval_ns=self.interval_ns(market))
 
-    def market_rows(self, market: str) -> MarketRows:
-        """All rows of one market, blocks joined."""
-        parts = [
-            (block, np.flatnonzero(block.entity == block.entity_ids.index(market)))
-            for block in self.blocks
-            if block.kind is Kind.MARKET and market in block.entity_ids
-        ]
-        names = sorted({name for block, _ in parts for name in block.columns})
-
-        def joined(name: str) -> npt.NDArray[np.float64]:
-            found = [block.columns[name][rows] if name in block.columns else np.full(len(rows), NULL) for block, rows in parts]
-            return np.concatenate(found)
-
-        empty = np.empty(0, np.int64)
-        return MarketRows(
-            ts=np.concatenate([block.ts[rows] for block, rows in parts] or [empty]),
-            event_ts=np.concatenate([block.event_ts[rows] for block, rows in parts] or [empty]),
-            columns={name: joined(name) for name in names},
-        )
+    def slices(self) -> Iterator[tuple[Columns, ...]]:
+        """All rows that are played, one stretch of time after another; at most one block a kind where they come from a recording."""
+        return self.source.slices({kind: names for kind, names in self.source.signals.items() if kind not in REPORTED})
 
     @property
-    def instants(self) -> npt.NDArray[np.int64]:
-        """All distinct times, sorted."""
-        return np.unique(np.concatenate([block.ts for block in self.blocks] or [np.empty(0, np.int64)]))
+    def entities(self) -> Mapping[Kind, tuple[str, ...]]:
+        """Entity ids of each kind recorded."""
+        return self.source.entities
 
     @property
     def rows(self) -> int:
         """Distinct (ts, entity)."""
-        return sum(len(block.ts) for block in self.blocks)
+        return self.source.row_count
 
     @property
     def first_at(self) -> int:
         """The first instant; 0 without rows."""
-        return min((int(block.ts[0]) for block in self.blocks if len(block.ts)), default=0)
+        return self.source.first_at
 
     @property
     def last_at(self) -> int:
         """The last instant; 0 without rows."""
-        return max((int(block.ts[-1]) for block in self.blocks if len(block.ts)), default=0)
+        return self.source.last_at
 
-    def column(self, market: str, signal: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """(ts, values) of one market's signal, nulls and NaN left out."""
-        times, values = [np.empty(0, np.int64)], [np.empty(0, np.float64)]
-        for block in self.blocks:
-            if block.kind is Kind.MARKET and signal in block.columns and market in block.entity_ids:
-                column = block.columns[signal]
-                chosen = (block.entity == block.entity_ids.index(market)) & np.isfinite(column)
-                times.append(block.ts[chosen])
-                values.append(column[chosen])
-        return np.concatenate(times), np.concatenate(values)
-
-    def fills_at_edge(self) -> dict[str, int]:
-        """Markets held whose filling price series is coarser than a minute -> its median spacing, ns.
-
-        A fill at the next row would be a look at a price an hour away: these fill at the price known when the order is sent.
-        """
-        coarse: dict[str, int] = {}
-        for position in self.spec.positions:
-            market = self.spec.market_id(position.market)
-            for signal in ("bid_price", *self.spec.valued_at):
-                times, _ = self.column(market, signal)
-                if len(times) > 1:
-                    spacing = int(np.median(np.diff(times)))
-                    if spacing > MINUTE_NS:
-                        coarse[market] = spacing
-                    break
-        return coarse
-
-    def unpriced(self) -> tuple[str, ...]:
-        """Markets held of which the recording has no price at all."""
-        held = [self.spec.market_id(position.market) for position in self.spec.positions if position.size]
-        return tuple(market for market in held if not any(len(self.column(market, signal)[0]) for signal in self.spec.valued_at))
-
-    @property
-    def has_extremes(self) -> bool:
-        """True when bars' highs or lows were recorded for a market held."""
-        held = [self.spec.market_id(position.market) for position in self.spec.positions]
-        return any(len(self.column(market, signal)[0]) for market in held for signal in ("bar_high", "bar_low"))
+    @cached_property
+    def survey(self) -> Survey:
+        """What has to be known of all rows before the first is played: one pass over a few columns, taken once."""
+        return Survey.of(self.source, self.spec)
 
 
 class _Desk:
@@ -200,29 +134,39 @@ class _Desk:
 
     def __init__(self, course: Course, account: TapedAccount) -> None:
         self.account = account
-        self.coarse = course.fills_at_edge()
+        self.coarse = course.survey.coarse
         self.latency_ns = course.spec.latency_ns
-        self.waiting: list[tuple[int, ShrinkPosition]] = []  # (when it fills: its market's next row, order)
+        self.waiting: list[tuple[int, int, ShrinkPosition]] = []  # (when it fills: its market's next row, later than this, order)
         self.next_at = NEVER  # no later than the next instant at which the account changes by itself or an order fills
 
     def live(self, at: int) -> tuple[Row, ...]:
         """Lives through everything up to `at`, arrivals first; what the venue then reports."""
-        self.account.pass_to(at - 1)
-        self.account.credit(at)
+        if self.account.next_arrival() <= at:
+            self.account.pass_to(at - 1)
+            self.account.credit(at)
         self.account.pass_to(at)
         self._look_ahead(at)
         return self.account.changes()
 
     def _look_ahead(self, at: int) -> None:
-        fills = min((when for when, _ in self.waiting if when > at), default=FOREVER)
+        fills = min((when for when, _, _ in self.waiting if when > at), default=FOREVER)
         self.next_at = min(self.account.next_event_at(), fills)
+
+    def extend(self, blocks: Sequence[Columns]) -> None:
+        """Takes the next slice, the one before being played to its end: what lay beyond it is looked for again."""
+        self.account.extend(blocks)
+        beyond = [(after, order) for when, after, order in self.waiting if when == FOREVER]
+        self.waiting = [item for item in self.waiting if item[0] != FOREVER]
+        self.waiting += [(self.account.next_row_at(order.market, after), after, order) for after, order in beyond]
+        self._look_ahead(NEVER)
 
     def answer(self, action: Action, at: int) -> Answer:
         """The outcome of an action, or none yet for an order that waits for its market's next row."""
         match action:
             case ShrinkPosition():
                 if action.market not in self.coarse and self.account.size(action.market):
-                    self.waiting.append((self.account.next_row_at(action.market, at + self.latency_ns), action))
+                    after = at + self.latency_ns
+                    self.waiting.append((self.account.next_row_at(action.market, after), after, action))
                     self._look_ahead(at)
                     return Answer(outcome=None)
                 return self.fill(action, at)
@@ -249,8 +193,8 @@ class _Desk:
         """Takes the orders that fill at this instant."""
         if not self.waiting:
             return ()
-        ready = tuple(order for when, order in self.waiting if when <= at)
-        self.waiting = [(when, order) for when, order in self.waiting if when > at]
+        ready = tuple(order for when, _, order in self.waiting if when <= at)
+        self.waiting = [item for item in self.waiting if item[0] > at]
         return ready
 
 
@@ -265,10 +209,11 @@ class Played:
 class Passage:
     """One pass of a recording through an engine; made (runbooks compiled), then played."""
 
-    def __init__(self, course: Course, *, engine: Engine, runbooks: Sequence[Runbook]) -> None:
+    def __init__(self, course: Course, *, engine: Engine, runbooks: Sequence[Runbook], spans: Spans | None = None) -> None:
+        """`spans`: the account's arithmetic, by default numpy's."""
         engine.load(runbooks)
         self.course = course
-        self.account = course.account()
+        self.account = course.account(spans)
         self.log = EpisodeLog(runbooks, course.topology)
         self._desk = _Desk(course, self.account)
         self._rehearsal = Rehearsal(engine, answer=self._desk.answer, take=self.log.take)
@@ -278,17 +223,72 @@ class Passage:
         assert isinstance(engine.hot, Hot)
         self._hot = engine.hot
         self._engine = engine
-        # The simulated account reports itself: recorded rows of accounts and positions are left out.
-        taken = [block for block in course.blocks if block.kind not in (Kind.ACCOUNT, Kind.POSITION)]
-        self._streams = [Stream(engine.hot, block, OWNED.get(block.kind, ())) for block in taken]
+        for kind in course.source.signals:
+            if kind not in REPORTED:
+                for entity in course.entities[kind]:
+                    engine.hot.arenas.row(kind, entity)
+        self._facts: tuple[Row, ...] = ()  # of the simulated venue, not yet told
+        self._done = NEVER  # everything up to this time has happened
 
     def play(self, progress: Callable[[int], None] | None = None) -> Played:
         """Runs the whole recording; `progress` is told of rows done."""
-        rehearsal, account, desk, hot, engine = self._rehearsal, self.account, self._desk, self._hot, self._engine
+        account, desk = self.account, self._desk
         account.begin(self.course.first_at)
-        facts = (*account.parameters(), *account.changes())
-        told = 0
-        for at, parts in instants(self._streams):
+        self._facts = (*account.parameters(), *account.changes())
+        for blocks in self.course.slices():
+            desk.extend(blocks)
+            if isinstance(self._hot, ColumnHot):
+                self._play_columns(self._hot, blocks, progress)
+            else:
+                self._play_rows([Stream(self._hot, block, OWNED.get(block.kind, ())) for block in blocks], progress)
+        account.pass_to(self.course.last_at)
+        account.end(self.course.last_at)
+        return Played(account=account, log=self.log)
+
+    def _play_columns(self, hot: ColumnHot, blocks: Sequence[Columns], progress: Callable[[int], None] | None) -> None:
+        """The compiled execution: from edge to edge, and to what happens to the account between them."""
+        rehearsal, desk, facts, done = self._rehearsal, self._desk, self._facts, self._done
+        for parts, end in cut(blocks, ROWS_FED):
+            hot.feed(parts, end)
+            while True:
+                look = self.course.first_at if facts else self._next_look(hot, done)
+                bound = max(min(desk.next_at, look), self.course.first_at)
+                limit = min(bound - 1, rehearsal.wake_at, end)
+                at, edges = hot.advance(limit)
+                if edges:
+                    rehearsal.taken(at, edges)
+                    rehearsal.wake(at)
+                    done = at
+                elif rehearsal.wake_at <= limit:
+                    done = max(rehearsal.wake_at, rehearsal.now)
+                    rehearsal.wake(done)
+                elif bound > end:
+                    break
+                else:
+                    if desk.next_at <= bound:
+                        facts = (*facts, *desk.live(bound))
+                    rows = (*(_rows_at(parts, bound) if look == bound else ()), *facts)
+                    facts = ()
+                    if rows or _is_instant(parts, bound):
+                        rehearsal.send(Observed(at=bound, source=SOURCE, rows=rows))
+                    for order in desk.due(bound):
+                        rehearsal.settle(order.action_id, desk.fill(order, bound), bound)
+                    rehearsal.wake(bound)
+                    done = bound
+            if progress is not None:
+                progress(sum(len(part.ts) for part in parts))
+        self._facts, self._done = facts, done
+
+    def _next_look(self, hot: ColumnHot, done: int) -> int:
+        """The next instant whose rows the cold side has to see."""
+        if self._engine.attentive:
+            return hot.next_row_at(None, done)
+        return hot.next_row_at(hot.watched_rows, done) if hot.watched_rows else FOREVER
+
+    def _play_rows(self, streams: Sequence[Stream], progress: Callable[[int], None] | None) -> None:
+        rehearsal, desk, hot, engine = self._rehearsal, self._desk, self._hot, self._engine
+        facts, told = self._facts, 0
+        for at, parts in instants(streams):
             if rehearsal.wake_at < at or desk.next_at < at:
                 self._pass_time(at)
             venues = any(stream.kind is Kind.VENUE for stream, _, _ in parts)  # the engine looks at their blocks itself
@@ -318,11 +318,9 @@ class Passage:
                 if told >= PROGRESS_ROWS:
                     progress(told)
                     told = 0
+        self._facts = facts
         if progress is not None:
             progress(told)
-        account.pass_to(self.course.last_at)
-        account.end(self.course.last_at)
-        return Played(account=account, log=self.log)
 
     def _watched(self, parts: list[tuple[Stream, int, int]]) -> bool:
         rows = self._hot.watched_rows
@@ -341,15 +339,58 @@ class Passage:
                 rehearsal.send(Observed(at=due, source=SOURCE, rows=rows))
 
 
+def cut(blocks: Sequence[Columns], rows: int) -> Iterator[tuple[list[Part], int]]:
+    """A slice in shorter stretches of time, each with its end: about `rows` rows an entity of its largest block, no instant split."""
+    largest = max(blocks, key=lambda block: len(block.ts))
+    steps = largest.ts[rows * len(largest.entity_ids) - 1 :: rows * len(largest.entity_ids)].tolist()
+    last = max(int(block.ts[-1]) for block in blocks)
+    starts = [0] * len(blocks)
+    for end in (*(step for step in steps if step < last), last):
+        parts = []
+        for j, block in enumerate(blocks):
+            stop = int(block.ts.searchsorted(end, side="right"))
+            if stop > starts[j]:
+                parts.append(Part.cut(block, starts[j], stop))
+                starts[j] = stop
+        yield parts, end
+
+
+def _is_instant(blocks: Sequence[Columns], at: int) -> bool:
+    """True when some block has a row of that time."""
+    places = [(block, int(block.ts.searchsorted(at))) for block in blocks]
+    return any(place < len(block.ts) and int(block.ts[place]) == at for block, place in places)
+
+
+def _rows_at(blocks: Sequence[Columns], at: int) -> Iterator[Row]:
+    """The rows of one instant as an event carries them."""
+    for block in blocks:
+        own = OWNED.get(block.kind, ())
+        names = [name for name in block.columns if (block.kind, name) in SLOT and name not in own]
+        for i in range(int(block.ts.searchsorted(at)), int(block.ts.searchsorted(at, side="right"))):
+            values = {name: float(block.columns[name][i]) for name in names if block.columns[name][i] != NULL}
+            yield Row(kind=block.kind, entity=block.entity_ids[int(block.entity[i])], values=values, event_ts=int(block.event_ts[i]))
+
+
+def recorded(course: Course) -> dict[Kind, tuple[str, ...]]:
+    """The signals that a course's rows bring, by kind, but for what the simulated account reports itself."""
+    return {
+        kind: tuple(name for name in names if name not in OWNED.get(kind, ()))
+        for kind, names in course.source.signals.items()
+        if kind not in REPORTED
+    }
+
+
 def play(course: Course, *, engine: Engine, runbooks: Sequence[Runbook], progress: Callable[[int], None] | None = None) -> Played:
     """Runs a recording through a fresh engine."""
     return Passage(course, engine=engine, runbooks=runbooks).play(progress)
 
 
-def play_without(course: Course) -> SimulatedAccount:
+def play_without(course: Course, spans: Spans | None = None) -> SimulatedAccount:
     """The same rows and account with no action."""
-    account = course.account()
+    account = course.account(spans)
     account.begin(course.first_at)
+    for blocks in course.slices():
+        account.extend(blocks)
     account.pass_to(course.last_at)
     account.end(course.last_at)
     return account

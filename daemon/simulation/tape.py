@@ -1,76 +1,108 @@
-"""The simulated account over a whole recording at once (floor 5): exact, and without a step of Python a row.
+"""The simulated account over a recording, one slice of time after another (floor 5): exact, and without a step of Python a row.
 
 Between two things that change what the account owns (a settlement, a liquidation, a fill, an arrival) its equity is a sum of columns.
-So the markets held are laid on one grid of instants, and `TapedAccount.pass_to(at)` takes whole spans of it as arrays; only the instants
-at which something happens go through `SimulatedAccount.settle`. Row by row and taped agree to the last bit (a test).
+So the markets held are laid on one grid of instants, and `TapedAccount.pass_to(at)` takes whole spans of it as arrays (`spans.py`); only
+the instants at which something happens go through `SimulatedAccount.settle`. Of a slice that it has lived through the account keeps the
+last value of each signal. Row by row and taped, in slices of any size, agree to the last bit (a test).
 
-    account = TapedAccount(spec, marks=marks, instants=instants)
-    account.begin(first); account.next_event_at(); account.pass_to(at)
+    account = TapedAccount(spec, marks=marks)
+    account.begin(first)
+    for blocks in slices:
+        account.extend(blocks); account.next_event_at(); account.pass_to(at)
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 import numpy as np
-import numpy.typing as npt
 
-from daemon.simulation.account import RATIO_MAX, AccountSpec, SimulatedAccount
-from daemon.simulation.marks import FUNDING_GRACE_NS, NAN, FundingDue, Mark
-from daemon.units import FOREVER, HOUR_NS
-
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
+from daemon.engine.columns import Columns
+from daemon.simulation.account import RATIO_MAX, AccountSpec, Holding, SimulatedAccount
+from daemon.simulation.marks import BOOK, EXTREMES, FUNDING_GRACE_NS, NAN, FundingDue, Mark
+from daemon.simulation.spans import NULL, Book, Columnwise, Floats, Found, Ints, Series, Spans, in_force
+from daemon.units import FOREVER, HOUR_NS, NEVER
+from daemon.world.entities import Kind
 
 SPAN_MAX = 65_536  # instants looked ahead at once for a liquidation
-NULL = float("inf")
+LOOK_BACK = 64  # rows looked through at first for a signal's last value, eight times as many each time it is not there
+NO_TIMES: Ints = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MarketRows:
-    """All rows of one market in order of time; null = +inf, NaN = observed as missing."""
+    """The rows of one market in one slice, in order of time; null = +inf, NaN = observed as missing."""
 
     ts: Ints
     event_ts: Ints
     columns: Mapping[str, Floats]
 
 
+NO_ROWS = MarketRows(ts=NO_TIMES, event_ts=NO_TIMES, columns={})
+
+
+def market_rows(blocks: Sequence[Columns], market: str, signals: Sequence[str]) -> MarketRows:
+    """The rows of one market, blocks joined; signals that no block has are absent."""
+    parts = [block for block in blocks if block.kind is Kind.MARKET and market in block.entity_ids and len(block.ts)]
+    if not parts:
+        return NO_ROWS
+    chosen = [_rows_of(block, market) for block in parts]
+    ts, event_ts = [b.ts[r] for b, r in zip(parts, chosen, strict=True)], [b.event_ts[r] for b, r in zip(parts, chosen, strict=True)]
+    columns: dict[str, Floats] = {}
+    for name in signals:
+        if any(name in block.columns for block in parts):
+            found = [b.columns[name][r] if name in b.columns else np.full(len(t), NULL) for b, r, t in zip(parts, chosen, ts, strict=True)]
+            columns[name] = found[0] if len(found) == 1 else np.concatenate(found)
+    if len(parts) == 1:
+        return MarketRows(ts=ts[0], event_ts=event_ts[0], columns=columns)
+    return MarketRows(ts=np.concatenate(ts), event_ts=np.concatenate(event_ts), columns=columns)
+
+
+def _rows_of(block: Columns, market: str) -> Ints | slice:
+    if len(block.entity_ids) == 1:
+        return slice(None)
+    return np.flatnonzero(block.entity == block.entity_ids.index(market)).astype(np.int64, copy=False)
+
+
 class TapeMark(Mark):
-    """A mark that reads its cells out of a recording's columns, as of any time."""
+    """A mark that reads its cells out of a slice's columns, as of any time from the end of the slice before on."""
 
-    __slots__ = ("_filled", "rows")
+    __slots__ = ("_carried", "_signals", "rows")
 
-    def __init__(
-        self, market: str, rows: MarketRows, *, valued_at: Sequence[str], bound_ns: Callable[[str], int], interval_ns: int
-    ) -> None:
+    def __init__(self, market: str, *, valued_at: Sequence[str], bound_ns: Callable[[str], int], interval_ns: int) -> None:
         super().__init__(market, valued_at=valued_at, bound_ns=bound_ns, interval_ns=interval_ns)
-        self.rows = rows
-        self._filled: dict[str, npt.NDArray[np.intp]] = {}  # signal -> row of its last value, -1 before the first
+        self.rows = NO_ROWS
+        self._signals = tuple(dict.fromkeys((*self._valued_at, *BOOK)))
+        self._carried: dict[str, tuple[float, int]] = dict.fromkeys(self._signals, (NAN, 0))  # in force before the slice
 
-    def filled(self, signal: str) -> npt.NDArray[np.intp] | None:
-        """For each row the row that holds the signal's value in force; None when it was never recorded."""
-        if signal not in self.rows.columns:
-            return None
-        if signal not in self._filled:
-            column = self.rows.columns[signal]
-            self._filled[signal] = np.maximum.accumulate(np.where(column != NULL, np.arange(len(column)), -1))
-        return self._filled[signal]
+    def extend(self, blocks: Sequence[Columns]) -> None:
+        """Goes on to the next slice; of this one only what is in force at its end is kept."""
+        self._carried = {signal: self._in_force(signal, len(self.rows.ts)) for signal in self._signals}
+        self.rows = market_rows(blocks, self.market, (*self._signals, *EXTREMES, "funding_rate"))
+
+    def _in_force(self, signal: str, end: int) -> tuple[float, int]:
+        """(value, its own time) after the first `end` rows of the slice; NaN when there is none."""
+        column, width = self.rows.columns.get(signal), LOOK_BACK
+        while column is not None and end > 0:
+            start = max(0, end - width)
+            known = np.flatnonzero(column[start:end] != NULL)
+            if len(known):
+                index = start + int(known[-1])
+                return float(column[index]), int(self.rows.event_ts[index])
+            end, width = start, width * 8
+        return self._carried[signal]
 
     def _cell(self, signal: str, at: int) -> tuple[float, int]:
-        """(value, its own time) of a signal as known at `at`; NaN when there is none."""
-        filled = self.filled(signal)
-        row = int(np.searchsorted(self.rows.ts, at, side="right")) - 1
-        if filled is None or row < 0 or filled[row] < 0:
-            return NAN, 0
-        index = int(filled[row])
-        return float(self.rows.columns[signal][index]), int(self.rows.event_ts[index])
+        return self._in_force(signal, int(self.rows.ts.searchsorted(at, side="right")))
 
     def price_at(self, at: int) -> float:
         """The first known and fresh of `valued_at`, NaN when there is none."""
         for signal, bound in zip(self._valued_at, self._bounds, strict=True):
             value, seen = self._cell(signal, at)
-            if value == value and value > 0.0 and at <= seen + bound:
+            if value > 0.0 and at <= seen + bound:
                 self.until = seen + bound
                 return value
         self.until = FOREVER
@@ -82,37 +114,20 @@ class TapeMark(Mark):
         bid_bound, ask_bound = self.book_bound
         return (bid if at <= bid_seen + bid_bound else NAN), (ask if at <= ask_seen + ask_bound else NAN)
 
-    def prices_on(self, grid: Ints) -> Floats:
-        """The price after each instant of `grid`: float64[grid], USD, NaN unknown."""
-        prices = np.full(len(grid), NAN)
-        rows = np.searchsorted(self.rows.ts, grid, side="right") - 1
+    def series(self) -> list[Series]:
+        """What the market is valued at, in the order of choice; a signal that is neither recorded nor carried is left out."""
+        found = []
         for signal, bound in zip(self._valued_at, self._bounds, strict=True):
-            filled = self.filled(signal)
-            if filled is None:
-                continue
-            index = np.where(rows >= 0, filled[np.maximum(rows, 0)], -1)
-            values = self.rows.columns[signal][np.maximum(index, 0)]
-            fresh = (index >= 0) & (values > 0.0) & (grid <= self.rows.event_ts[np.maximum(index, 0)] + bound)
-            prices = np.where(np.isnan(prices) & fresh, values, prices)
-        return prices
-
-    def expiries(self, instants: Ints) -> Ints:
-        """The instants at which a price in force has aged out since its last row."""
-        found = [np.empty(0, np.int64)]
-        for signal, bound in zip(self._valued_at, self._bounds, strict=True):
-            if signal not in self.rows.columns:
-                continue
-            held = np.flatnonzero(self.rows.columns[signal] != NULL)
-            if not len(held):
-                continue
-            after = np.searchsorted(instants, self.rows.event_ts[held] + bound, side="right")
-            replaced = np.append(self.rows.ts[held[1:]], FOREVER)
-            due = instants[np.minimum(after, len(instants) - 1)]
-            found.append(due[(after < len(instants)) & (due < replaced)])
-        return np.concatenate(found)
+            column, (value, seen) = self.rows.columns.get(signal), self._carried[signal]
+            if column is not None:
+                own = Series(ts=self.rows.ts, event_ts=self.rows.event_ts, column=column, bound=bound, value=value, seen=seen)
+                found.append(own)
+            elif value == value:
+                found.append(Series(ts=NO_TIMES, event_ts=NO_TIMES, column=np.empty(0), bound=bound, value=value, seen=seen))
+        return found
 
     def settlements(self) -> dict[int, list[FundingDue]]:
-        """What each settlement asks for, by the instant it was known at; boundaries skipped before one come with it."""
+        """What each settlement of the slice asks for, by the instant it was known at; boundaries skipped before one come with it."""
         if "funding_rate" not in self.rows.columns:
             return {}
         rates = self.rows.columns["funding_rate"]
@@ -134,142 +149,215 @@ class TapeMark(Mark):
 
 
 class TapedAccount(SimulatedAccount):
-    """The same account, moved over a recording with `pass_to`; `instants` are all distinct times of the recording, sorted."""
+    """The same account, moved over a recording with `pass_to`, which it is handed slice by slice with `extend`."""
 
-    def __init__(self, spec: AccountSpec, *, marks: Mapping[str, TapeMark], instants: Ints) -> None:
+    def __init__(self, spec: AccountSpec, *, marks: Mapping[str, TapeMark], spans: Spans | None = None) -> None:
         super().__init__(spec, mark=lambda market: marks[market])
         self._marks = [marks[holding.mark.market] for holding in self._held]
-        parts = [mark.rows.ts for mark in self._marks] + [mark.expiries(instants) for mark in self._marks]
-        self._grid: Ints = np.unique(np.concatenate(parts)) if parts else np.empty(0, np.int64)
-        self._prices = [mark.prices_on(self._grid) for mark in self._marks]
-        self._valued = np.logical_and.reduce([~np.isnan(prices) for prices in self._prices]) if parts else np.empty(0, bool)
-        self._lows = [self._extremes(mark, "bar_low") for mark in self._marks]
-        self._highs = [self._extremes(mark, "bar_high") for mark in self._marks]
+        self._spans: Spans = Columnwise() if spans is None else spans
+        self._entries = np.array([holding.entry for holding in self._held])
+        self._fractions = np.array([holding.maintenance for holding in self._held])
+        self._known_to = NEVER  # the last instant of all slices so far
+        self._grid = NO_TIMES  # of this slice: the instants that matter to the account
+        self._prices = self._lows = self._highs = np.empty((len(self._held), 0))
+        self._book: Book | None = None
         self._k = 0  # instants of the grid already lived through
-        self._searched: tuple[int, int, bool] | None = None  # (from, to, found): what is known of the next liquidation
-        self._dues: list[dict[int, list[FundingDue]]] = []
-        self._due_ks: Ints = np.empty(0, np.int64)
-        self._opens_at = int(np.argmax(self._valued)) if self._valued.any() else len(self._grid)
+        self._ahead: tuple[int, int, Found] | None = None  # (from, to, what `scan` found): all that is known of what comes
+        self._dues: dict[int, list[tuple[TapeMark, list[FundingDue]]]] = {}  # by index into the grid
+        self._due_ks: list[int] = []
+        self._opens_at = 0
 
-    def _extremes(self, mark: TapeMark, signal: str) -> Floats | None:
-        column = mark.rows.columns.get(signal)
-        if column is None:
-            return None
-        known = np.isfinite(column)
-        found = np.full(len(self._grid), NAN)
-        found[np.searchsorted(self._grid, mark.rows.ts[known])] = column[known]
+    # -- slices --------------------------------------------------------------------------------------------------------------
+
+    def extend(self, blocks: Sequence[Columns]) -> None:
+        """Takes the next slice of the recording, whatever is left of the one before lived through first; `begin` comes before it."""
+        self._pass(len(self._grid))
+        if not self._marks:
+            return
+        until = FOREVER
+        if self._known_to != NEVER:
+            for mark in self._marks:
+                mark.price_at(self._known_to)
+                until = min(until, mark.until)
+        times = [block.ts for block in blocks if len(block.ts)]
+        for mark in self._marks:
+            mark.extend(blocks)
+        self._grid = self._laid(times, until)
+        self._known_to = max((int(ts[-1]) for ts in times), default=self._known_to)
+        self._prices = np.full((len(self._marks), len(self._grid)), NAN)
+        for prices, mark in zip(self._prices, self._marks, strict=True):
+            own = mark.rows.ts if np.array_equal(mark.rows.ts, self._grid) else self._grid
+            for series in mark.series():
+                self._spans.lay(prices, own, series)
+        self._lows, self._highs = self._extremes("bar_low"), self._extremes("bar_high")
+        width = max(self._lows.shape[1], self._highs.shape[1])
+        if width:
+            blank = np.full((len(self._marks), width), NAN)
+            self._lows, self._highs = (found if found.shape[1] else blank for found in (self._lows, self._highs))
+        self._take_dues()
+        if not self._opened:
+            valued = ~np.isnan(self._prices).any(axis=0)
+            self._opens_at = int(np.argmax(valued)) if valued.any() else len(self._grid)
+        self._k, self._book, self._ahead = 0, None, None
+
+    def _laid(self, times: Sequence[Ints], until: int) -> Ints:
+        """The instants of a slice that matter: the rows of the markets held, and where a price in force has aged out since."""
+        grid = rows = _merged([mark.rows.ts for mark in self._marks])
+        expired = [_next_instants(times, *self._spans.expired(series, self._known_to)) for mark in self._marks for series in mark.series()]
+        if any(len(found) for found in expired):
+            grid = _merged([rows, *(np.sort(found) for found in expired)])
+            before = np.concatenate(([until], np.minimum.reduce([_untils(mark.series(), grid) for mark in self._marks])[:-1]))
+            place = np.minimum(np.searchsorted(rows, grid), max(0, len(rows) - 1))
+            own = rows[place] == grid if len(rows) else np.zeros(len(grid), bool)
+            grid = grid[own | (before < grid)]
+        return grid
+
+    def _extremes(self, signal: str) -> Floats:
+        """float64[held, grid] of a bar's extreme, NaN where none was recorded; [held, 0] when there is none in the slice."""
+        found = np.empty((len(self._marks), 0))
+        for index, mark in enumerate(self._marks):
+            column = mark.rows.columns.get(signal)
+            known = NO_TIMES if column is None else np.flatnonzero(np.isfinite(column))
+            if column is not None and len(known):
+                if not found.shape[1]:
+                    found = np.full((len(self._marks), len(self._grid)), NAN)
+                found[index, np.searchsorted(self._grid, mark.rows.ts[known])] = column[known]
         return found
 
-    def begin(self, at: int) -> None:
-        """Starts the account at the first instant it lives through; funding is due from here on."""
-        super().begin(at)
-        self._dues = [mark.settlements() for mark in self._marks]
-        times = sorted({time for dues in self._dues for time in dues})
-        self._due_ks = np.searchsorted(self._grid, np.array(times, np.int64))
+    def _take_dues(self) -> None:
+        self._dues = {}
+        for mark in self._marks:
+            for at, dues in mark.settlements().items():
+                self._dues.setdefault(int(self._grid.searchsorted(at)), []).append((mark, dues))
+        self._due_ks = sorted(self._dues)
 
     def next_row_at(self, market: str, after: int) -> int:
-        """When the next row of a market later than `after` is known; FOREVER when there is none."""
+        """When the next row of a market later than `after` is known; FOREVER when there is none in this slice."""
         for mark in self._marks:
             if mark.market == market:
-                index = int(np.searchsorted(mark.rows.ts, after, side="right"))
+                index = int(mark.rows.ts.searchsorted(after, side="right"))
                 return int(mark.rows.ts[index]) if index < len(mark.rows.ts) else FOREVER
         return FOREVER
 
     # -- moving --------------------------------------------------------------------------------------------------------------
 
     def next_event_at(self) -> int:
-        """No later than the next instant at which the account changes by itself: a settlement, a liquidation, an arrival."""
+        """No later than the next instant at which the account changes by itself: a settlement, a liquidation, an arrival.
+
+        FOREVER: not in this slice.
+        """
         k = self._event(self._k)
         return min(self.next_arrival(), FOREVER if k >= len(self._grid) else int(self._grid[k]))
 
     def pass_to(self, at: int) -> None:
-        """Lives through every instant up to `at`, that one included."""
-        end = int(np.searchsorted(self._grid, at, side="right"))
+        """Lives through every instant up to `at`, that one included, as far as this slice goes."""
+        self._pass(int(self._grid.searchsorted(at, side="right")))
+
+    def _pass(self, end: int) -> None:
         while self._k < end:
             event = min(self._event(self._k), end)
             if event > self._k:
                 self._span(self._k, event)
             if event < end:
+                self._k = event
                 self._at_event(event)
-                event += 1
-            self._k = event
+                self._k = event + 1
+            else:
+                self._k = end - 1
+                self._revalue(int(self._grid[end - 1]))
+                self._k = end
 
     def _event(self, start: int) -> int:
         """The first instant of the grid, from `start` on, that is settled one by one; or how far it was looked for one."""
+        if self._ahead is not None and self._ahead[0] <= start < self._ahead[2][0]:
+            return self._ahead[2][0]
         if start >= len(self._grid):
             return start
-        funding = int(np.searchsorted(self._due_ks, start))
-        due = int(self._due_ks[funding]) if funding < len(self._due_ks) else len(self._grid)
-        opens = self._opens_at if start <= self._opens_at else len(self._grid)
-        limit = min(due, opens, start + SPAN_MAX, len(self._grid))
+        due = bisect_left(self._due_ks, start)
+        limit = min(start + SPAN_MAX, len(self._grid), self._due_ks[due] if due < len(self._due_ks) else len(self._grid))
+        if not self._opened and start <= self._opens_at < limit:
+            limit = self._opens_at
         if limit > start:
-            hit = self._first_liquidation(start, limit)
-            if hit < limit:
-                return hit
-        return limit
+            self._ahead = (start, limit, self._scan(start, limit))
+            return self._ahead[2][0]
+        return start
 
-    def _sums(self, start: int, end: int, *, extremes: bool) -> tuple[Floats, Floats]:
-        """(equity, maintenance margin) of the present positions over a span: float64[end - start], USD."""
-        equity = np.full(end - start, self.collateral)
-        maintenance = np.zeros(end - start)
-        for index, holding in enumerate(self._held):
-            if not holding.units:
-                continue
-            price = self._prices[index][start:end]
-            worse = (self._lows if holding.units > 0 else self._highs)[index] if extremes else None
-            if worse is not None:
-                extreme = worse[start:end]
-                pick = np.minimum if holding.units > 0 else np.maximum
-                price = np.where(extreme > 0.0, pick(extreme, price), price)
-            equity += holding.units * (price - holding.entry)
-            maintenance += abs(holding.units) * price * holding.maintenance
-        return equity, maintenance
+    def _scan(self, start: int, end: int) -> Found:
+        return self._spans.scan(self._books(), self.collateral, start, end)
 
-    def _first_liquidation(self, start: int, end: int) -> int:
-        if self._searched is not None:
-            since, to, found = self._searched
-            if since <= start and (found or end <= to):
-                return min(max(to, start), end)
-        valued = self._valued[start:end]
-        hit = np.zeros(end - start, bool)
-        for extremes in (False, True):
-            equity, maintenance = self._sums(start, end, extremes=extremes)
-            hit |= valued & (maintenance > equity) & (maintenance != 0.0)
-        first = int(np.argmax(hit)) if hit.any() else -1
-        self._searched = (start, end, False) if first < 0 else (start, start + first, True)
-        return end if first < 0 else start + first
+    def _books(self) -> Book:
+        if self._book is None:
+            self._book = Book(
+                prices=self._prices, lows=self._lows, highs=self._highs, units=np.array([holding.units for holding in self._held]),
+                entries=self._entries, fractions=self._fractions,
+            )  # fmt: skip
+        return self._book
 
     def _span(self, start: int, end: int) -> None:
         """Instants at which nothing happens: the highest margin ratio, the equity to close with."""
-        equity, maintenance = self._sums(start, end, extremes=False)
-        valued = self._valued[start:end]
-        if any(holding.units for holding in self._held):
-            # Division by zero and NaN are what the masks are for.
-            with np.errstate(divide="ignore", invalid="ignore"):
-                ratio = np.where(equity <= 0.0, np.inf, maintenance / equity)
-        else:
-            ratio = np.zeros(end - start)
-        known = ratio[valued & ~np.isnan(ratio)]
-        if len(known):
-            self.totals.margin_ratio_max = max(self.totals.margin_ratio_max, float(min(known.max(), RATIO_MAX)))
-        if self._opened and valued.any():
-            last = end - start - 1 - int(np.argmax(valued[::-1]))
-            self.valued_to = int(self._grid[start + last])
-            self.closing_equity = float(equity[last]) + sum(self.buffers.values()) + sum(moving.amount for moving in self.transfers)
+        ahead = self._ahead
+        whole = ahead is not None and ahead[0] == start and ahead[2][0] == end
+        _, highest, last, equity = ahead[2] if ahead is not None and whole else self._scan(start, end)
+        self.totals.margin_ratio_max = max(self.totals.margin_ratio_max, min(highest, RATIO_MAX))
+        if self._opened and last >= 0:
+            self.valued_to = int(self._grid[last])
+            self.closing_equity = equity + sum(self.buffers.values()) + sum(moving.amount for moving in self.transfers)
         if self.series is not None:
-            self.series.extend(zip(self._grid[start:end].tolist(), equity.tolist(), ratio.tolist(), strict=True))
-        self._revalue(int(self._grid[end - 1]))
+            equities, ratios = self._spans.curve(self._books(), self.collateral, start, end)
+            self.series.extend(zip(self._grid[start:end].tolist(), equities.tolist(), ratios.tolist(), strict=True))
+
+    def _revalue(self, at: int) -> None:
+        """Values the positions at the instant of the grid that is lived through."""
+        for holding, price in zip(self._held, self._prices[:, self._k].tolist(), strict=True):
+            holding.price = price
 
     def _at_event(self, k: int) -> None:
-        at = int(self._grid[k])
-        for index, holding in enumerate(self._held):
-            lows, highs = self._lows[index], self._highs[index]
-            holding.mark.low = NAN if lows is None else float(lows[k])
-            holding.mark.high = NAN if highs is None else float(highs[k])
-            holding.mark.dues = list(self._dues[index].get(at, ()))
-            self._touched.append(holding)
-        self.settle(at)
-        self._searched = None
+        if self._lows.shape[1]:
+            for holding, low, high in zip(self._held, self._lows[:, k].tolist(), self._highs[:, k].tolist(), strict=True):
+                holding.mark.low, holding.mark.high = low, high
+        for mark, dues in self._dues.get(k, ()):
+            mark.dues = dues
+        self._touched.extend(self._held)
+        self.settle(int(self._grid[k]))
+        self._ahead = None
 
     def _changed(self) -> None:
-        self._searched = None
+        self._ahead = None
+
+    def _put(self, holding: Holding, size: Decimal) -> None:
+        super()._put(holding, size)
+        self._book = None
+
+
+def _merged(times: Sequence[Ints]) -> Ints:
+    """All distinct times of sorted arrays, sorted; the first array itself where they are the same."""
+    found = [ts for ts in times if len(ts)]
+    if not found:
+        return NO_TIMES
+    joined = found[0]
+    if any(not np.array_equal(ts, joined) for ts in found[1:]):
+        joined = np.sort(np.concatenate(found), kind="stable")  # runs are merged, which no hash table outdoes
+    again = joined[1:] == joined[:-1]
+    return joined[np.append(True, ~again)] if again.any() else joined
+
+
+def _next_instants(times: Sequence[Ints], ends: Ints, replaced: Ints) -> Ints:
+    """The first instant of the slice after each end, where there is one before the reading is replaced."""
+    if not len(ends):
+        return NO_TIMES
+    due = np.full(len(ends), FOREVER)
+    for ts in times:
+        index = np.searchsorted(ts, ends, side="right")
+        due = np.where(index < len(ts), np.minimum(due, ts[np.minimum(index, len(ts) - 1)]), due)
+    return due[due < replaced]
+
+
+def _untils(choice: Sequence[Series], grid: Ints) -> Ints:
+    """Until when the price in force at each instant stands without a row; FOREVER without a price."""
+    untils, open_ = np.full(len(grid), FOREVER), np.ones(len(grid), bool)
+    for series in choice:
+        values, seen = in_force(series, grid)
+        fresh = open_ & (values > 0.0) & (grid - series.bound <= seen)
+        untils[fresh] = seen[fresh] + series.bound
+        open_ &= ~fresh
+    return untils
