@@ -27,7 +27,7 @@ from benchmarks.contender import REPEATS
 from benchmarks.document import write_docs
 from benchmarks.firings import differences, summary, until
 from benchmarks.goals import goals
-from benchmarks.measure import Failed, Measured, environment, peer, replayed, write_runbooks
+from benchmarks.measure import Failed, Measured, environment, offers, peer, replayed, write_runbooks
 from benchmarks.reefd_only import compile_times, sweep_times
 from benchmarks.rules import FAMILIES, TOLD
 from benchmarks.venues import PINNED, interpreter
@@ -187,13 +187,12 @@ class Bench:
     def _contenders(self, case: Case, folder: Path) -> Iterator[tuple[str, Measured]]:
         runbooks = self.folder / "runbooks" / case.family
         write_runbooks(FAMILIES[case.family], runbooks)
-        for name, held in (("reefd", True), ("reefd-flat", False)):
-            if not held and case.key != "ev1/two":
-                continue
-            account = folder / ("account.yaml" if held else "flat.yaml")
-            cache = self.folder / "cache"
-            one = replayed(folder, case.family, runbooks=runbooks, account=account, cache_folder=cache, repeats=self.repeats)
-            yield name, one if held else replace(one, told="reefd replay, no position held")
+        for name, told, account, engine in self._executions(case):
+            one = replayed(
+                folder, case.family, runbooks=runbooks, account=folder / account, cache_folder=self.folder / "cache", engine=engine,
+                repeats=self.repeats,
+            )  # fmt: skip
+            yield name, replace(one, told=told)
         for name in case.peers:
             if name in PINNED and name not in self.pythons:
                 continue
@@ -208,6 +207,17 @@ class Bench:
                 print(f"  {name} is left out: {self.left_out[name]}")
                 continue
             yield name, one if about is None else replace(one, told=f"{one.told} ({about:,} rows)")
+
+    def _executions(self, case: Case) -> Iterator[tuple[str, str, str, str]]:
+        """(name, name for people, account file, engine) of each way in which reefd runs a case."""
+        if case.data == "jitter" and offers("replay", "--engine"):
+            # Few rows, on which `auto` would not compile: both executions have to find the same.
+            yield "reefd", "reefd replay, plain Python", "account.yaml", "python"
+            yield "reefd-compiled", "reefd replay, compiled", "account.yaml", "compiled"
+            return
+        yield "reefd", "reefd replay", "account.yaml", "auto"
+        if case.key == "ev1/two":
+            yield "reefd-flat", "reefd replay, no position held", "flat.yaml", "auto"
 
     def _rows_of(self, key: str) -> int:
         return next(data.rows for data in DATA if data.key == key) or self.rows
