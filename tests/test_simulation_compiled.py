@@ -60,7 +60,7 @@ def pairs(seeds: range) -> Iterator[tuple[int, Outcome, Outcome | None]]:
     spans = made.spans()
     for seed in seeds:
         chance = random.Random(seed)
-        over = course(chance, chance.choice((40, 100, 200)))
+        over = course(chance, chance.choice((25, 50, 120)))
         books = tuple(runbook(chance, f"r{j}") for j in range(chance.randint(1, 5)))
         reload = None
         if chance.random() < 0.4:

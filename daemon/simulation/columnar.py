@@ -86,6 +86,18 @@ class Compiles(Protocol):
         """The same function, faster."""
 
 
+def _last_known(raw: Floats, first: int, row: int) -> int:
+    """The last row of `[first, row]` with a value, -1 when there is none."""
+    width, end = 1, row + 1
+    while end > first:
+        start = max(first, end - width)
+        known = np.flatnonzero(raw[start:end] != INF)
+        if len(known):
+            return start + int(known[-1])
+        end, width = start, width * 8
+    return -1
+
+
 def _never_known(series: Series) -> bool:
     """True when every window of a series needs more than one observation."""
     return all(function in ("quantile", "std", "zscore") for function, _, _ in series.outputs)
@@ -186,6 +198,7 @@ class ColumnHot(Hot):
             raise Unsupported("margin fractions or fees were recorded")
         self._fill = compiler.function(loops.fill)
         self._nulls = compiler.function(loops.nulls)
+        self._uneven, self._uneven_alone = compiler.function(loops.uneven), compiler.function(loops.uneven_alone)
         self._tables: dict[Kind, _Table] = {}
         self._windows: list[_WindowUnit] = []
         self._groups: list[_Group] = []
@@ -215,10 +228,6 @@ class ColumnHot(Hot):
         for unit in (*(w.unit for w in self._windows), *(g.unit for g in self._groups)):
             for column in unit.columns.values():
                 needed.setdefault(column.kind, {})[column] = None
-        for kind, name in sorted(self.recorded):
-            slot = SLOT[kind, name]
-            for what in "vs":
-                needed.setdefault(kind, {})[Column(kind, what, slot)] = None
         self._needed = {kind: list(columns) for kind, columns in needed.items()}
 
     def _window_units(self) -> None:
@@ -511,20 +520,22 @@ class ColumnHot(Hot):
 
     def _sorted(self, block: Columns) -> _Table:
         numbers = np.array([self.arenas.row(block.kind, entity) for entity in block.entity_ids], np.int64)
-        count = len(self.arenas.kinds[block.kind].ids)
-        of_rows = numbers[block.entity]
-        at, event = np.asarray(block.ts), np.asarray(block.event_ts)
+        count, rows = len(self.arenas.kinds[block.kind].ids), len(block.ts)
+        at, event = np.ascontiguousarray(block.ts), np.ascontiguousarray(block.event_ts)
         order: npt.NDArray[np.intp] | None = None
-        if len(numbers) > 1 and bool((np.diff(of_rows) < 0).any()):
-            order = np.argsort(of_rows, kind="stable")
-            of_rows, at, event = of_rows[order], at[order], event[order]
-        first = np.searchsorted(of_rows, np.arange(count), side="left").astype(np.int64)
-        end = np.searchsorted(of_rows, np.arange(count), side="right").astype(np.int64)
-        table = _Table(
-            block.kind, tuple(block.entity_ids), first, end, _frozen(np.ascontiguousarray(at)), event=_frozen(np.ascontiguousarray(event))
-        )
-        distinct = len(at) < 2 or bool(((np.diff(at) > 0) | (np.diff(of_rows) != 0)).all())
-        table.prompt = distinct and bool(np.array_equal(at, event))
+        if len(numbers) == 1:
+            first, end = np.zeros(count, np.int64), np.zeros(count, np.int64)
+            end[numbers[0]] = rows
+            uneven = self._uneven_alone(ts=at, event_ts=event, end=rows)
+        else:
+            owner = numbers[block.entity]
+            if bool((np.diff(owner) < 0).any()):
+                order = np.argsort(owner, kind="stable")
+                owner, at, event = owner[order], at[order], event[order]
+            first = np.searchsorted(owner, np.arange(count), side="left").astype(np.int64)
+            end = np.searchsorted(owner, np.arange(count), side="right").astype(np.int64)
+            uneven = self._uneven(ts=at, event_ts=event, owner=owner, end=rows)
+        table = _Table(block.kind, tuple(block.entity_ids), first, end, _frozen(at), event=_frozen(event), prompt=uneven == 0)
         for name, values in block.columns.items():
             if (block.kind, name) in self.recorded:
                 column = np.ascontiguousarray(values, np.float64)
@@ -543,26 +554,23 @@ class ColumnHot(Hot):
 
     def _fill_columns(self, kind: Kind, table: _Table) -> None:
         arena = self.arenas.kinds[kind]
-        wanted = {column for column in self._needed.get(kind, ()) if column.what in "vsm"}
-        for slot in sorted({column.place for column in wanted}):
-            raw = table.raw.get(slot)
-            cell = HEADER + CELLS * slot
+        wanted = {column.place for column in self._needed.get(kind, ()) if column.what in "vsm"}
+        owners = np.flatnonzero(table.end > table.first).tolist()
+        for slot in sorted(SLOT[key] for key in self.recorded if key[0] is kind):
+            raw, cell = table.raw.get(slot), HEADER + CELLS * slot
+            late = any(arena.I[number][cell] >= table.at[table.first[number]] for number in owners)
+            if table.prompt and not late and slot not in wanted:
+                continue  # nobody but the cold side reads it, and it looks it up
             if raw is None:
                 # Recorded in some other part of the history: nothing new of it here.
                 raw = _frozen(np.full(len(table.at), INF))
-            value, seen = Column(kind, "v", slot), Column(kind, "s", slot)
-            sampled = Column(kind, "m", slot)
-            late = any(
-                arena.I[number][cell] >= table.at[table.first[number]]
-                for number in range(len(table.first))
-                if table.end[number] > table.first[number]
-            )
+            value, seen, sampled = (Column(kind, what, slot) for what in "vsm")
             if table.prompt and not late and self._nulls(column=raw, end=len(raw)) == 0:
-                table.columns[value] = _frozen(raw)
+                table.columns[value] = raw
                 table.columns[seen] = table.columns[sampled] = table.came[slot] = table.at
                 continue
             V, S, M, C = np.empty(len(raw)), *(np.empty(len(raw), np.int64) for _ in range(3))
-            for number in np.flatnonzero(table.end > table.first).tolist():
+            for number in owners:
                 ints = arena.I[number]
                 self._fill(
                     column=raw, ts=table.at, event_ts=table.event, first=int(table.first[number]), end=int(table.end[number]),
@@ -826,6 +834,18 @@ class ColumnHot(Hot):
         self._ahead = max(AHEAD_MIN, self._ahead // 2)
         return edges
 
+    @property
+    def changeable(self) -> bool:
+        """True when some runbook's trigger reads what actions change, or nothing is known of them yet."""
+        return not self._built or any(group.changeable for group in self._groups)
+
+    def absorb(self, rows: Sequence[Row], at: int) -> None:
+        """Facts that no trigger reads."""
+        for row in rows:
+            self._ingest(row, at, FOREVER)
+        if self.arenas.changed:
+            self._relink()
+
     # --- facts told from outside --------------------------------------------------------------------------------------------
     def take(self, rows: Sequence[Row], at: int, history: bool = False) -> list[Edge]:
         """One instant with facts of the simulated account in it (`event_ts` FOREVER); recorded rows among them are in the columns."""
@@ -947,6 +967,13 @@ class ColumnHot(Hot):
                     ints[column.place] = int(values[c])
         for slot, came in table.came.items():
             ints[HEADER + CELLS * slot + CAME] = int(came[c])
+        for slot, raw in table.raw.items():
+            if slot not in table.came:
+                held = _last_known(raw, first, c)
+                if held >= first:
+                    floats[slot] = float(raw[held])
+                    cell = HEADER + CELLS * slot
+                    ints[cell : cell + CELLS] = [int(table.at[held])] * CELLS
 
     def _run_program(self, arguments: Sequence[str], kind: Kind, number: int, at: int) -> None:
         key = (id(arguments), kind.value, number)

@@ -83,8 +83,12 @@ class Call:
         """Calls it with some arguments changed."""
         for name, value in zip(self._types, given, strict=False):
             self.bind(name, value)
+        frame, types, places = self._frame, self._types, self._places
         for name, value in arguments.items():
-            self.bind(name, value)
+            if types[name] == "i":
+                frame[places[name]] = value  # type: ignore[call-overload]
+            else:
+                self.bind(name, value)
         found = self._function(self._address)
         if not self._returned:
             return found

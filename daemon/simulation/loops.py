@@ -59,6 +59,26 @@ def order(I: Ints, T: Ints, V: Floats, s: int, w: int, at: int, d: int) -> None:
     I[w], I[w + 1] = lo, n + 1
 
 
+def uneven(ts: Ints, event_ts: Ints, owner: Ints, end: int) -> int:
+    """How many of the first `end` rows were not true when they were known, or follow a row of their own entity at the same time."""
+    count = 0
+    for i in range(end):
+        count += 1 if ts[i] != event_ts[i] else 0
+    for i in range(1, end):
+        count += 1 if ts[i] <= ts[i - 1] and owner[i] == owner[i - 1] else 0
+    return count
+
+
+def uneven_alone(ts: Ints, event_ts: Ints, end: int) -> int:
+    """As `uneven`, of one entity's rows."""
+    count = 0
+    for i in range(end):
+        count += 1 if ts[i] != event_ts[i] else 0
+    for i in range(1, end):
+        count += 1 if ts[i] <= ts[i - 1] else 0
+    return count
+
+
 def nulls(column: Floats, end: int) -> int:
     """How many of the first `end` cells are null."""
     count = 0

@@ -36,7 +36,7 @@ from daemon.units import FOREVER, HOUR_NS, NEVER
 from daemon.world.entities import Kind, Topology
 
 NULL = float("inf")  # a cell that is not part of its row
-ROWS_FED = 8_192  # rows an entity that the compiled execution takes at once: many enough to amortise its calls, few enough for the cache
+ROWS_FED = 16_384  # rows an entity that the compiled execution takes at once: many enough to amortise its calls, few enough for the cache
 PROGRESS_ROWS = 8_192  # how often a progress bar is told
 DONE = Outcome(status="done")
 REPORTED = (Kind.ACCOUNT, Kind.POSITION)  # recorded rows of these are left out: the simulated account reports itself
@@ -264,15 +264,19 @@ class Passage:
             hot.feed(parts, end)
             while True:
                 look = self.course.first_at if facts else self._next_look(hot, done)
-                bound = max(min(desk.next_at, look), self.course.first_at)
+                # Where nobody asks, the account lives on by itself and is caught up with at the next edge.
+                alone = not (facts or desk.waiting or hot.watched_rows or self._engine.attentive or hot.changeable)
+                bound = max(min(FOREVER if alone else desk.next_at, look), self.course.first_at)
                 limit = min(bound - 1, rehearsal.wake_at, end)
                 at, edges = hot.advance(limit)
                 if edges:
+                    self._catch_up(hot, at)
                     rehearsal.taken(at, edges)
                     rehearsal.wake(at)
                     done = at
                 elif rehearsal.wake_at <= limit:
                     done = max(rehearsal.wake_at, rehearsal.now)
+                    self._catch_up(hot, done)
                     rehearsal.wake(done)
                 elif bound > end:
                     break
@@ -290,6 +294,11 @@ class Passage:
             if progress is not None:
                 progress(sum(len(part.ts) for part in parts))
         self._facts, self._done = facts, done
+
+    def _catch_up(self, hot: ColumnHot, at: int) -> None:
+        """What happened to the account up to `at` while nobody asked."""
+        if self._desk.next_at <= at:
+            hot.absorb(self._desk.live(at), at)
 
     def _next_look(self, hot: ColumnHot, done: int) -> int:
         """The next instant whose rows the cold side has to see."""
