@@ -210,7 +210,8 @@ def _start(cold: Cold, record: r.RunStarted) -> None:
     elif not record.on_clear:
         _turn(cold, instance, record.at)
         starts = (*cold.starts, Start(at=record.at, runbook=record.runbook, shadow=record.shadow))
-        cold.starts = tuple(s for s in starts if s.at > record.at - 31 * DAY_NS)
+        kept = next(i for i, s in enumerate(starts) if s.at > record.at - 31 * DAY_NS)  # they stand in order of time
+        cold.starts = starts[kept:]
         _remember(cold, instance, last_start_at=record.at)
     cold.runs[record.run_id] = Run(
         id=record.run_id,

@@ -50,6 +50,13 @@ def decode_as(text: str, hint: object) -> object:
 
 def plain(value: object) -> object:
     """Anything JSON-able or made of dataclasses, as plain JSON; floats that JSON has no word for become texts."""
+    kind = type(value)  # traces are nearly all of it: texts, numbers, and dictionaries of them
+    if kind is str or kind is int or value is None:
+        return value
+    if kind is float:
+        return value if value - value == 0.0 else _float(value)  # type: ignore[operator]
+    if kind is dict:
+        return {str(plain(key)): plain(item) for key, item in value.items()}  # type: ignore[attr-defined]
     match value:
         case None | bool() | int() | str() if not isinstance(value, Enum):
             return value

@@ -213,9 +213,10 @@ def start(turn: Turn, want: Want) -> str | None:
 
 def _runs_over(turn: Turn, book: Runbook) -> str | None:
     """The limit on numbers of runs that one more would break; shadow runs count apart."""
-    shadow = book.stage == "shadow"
+    limits, shadow = book.limits, book.stage == "shadow"
+    if limits.runs is None and turn.house.runs_day is None:
+        return None
     counted = [s for s in turn.cold.starts if s.shadow == shadow]
-    limits = book.limits
     if limits.runs is not None:
         window = limits.runs_per_ns or DAY_NS
         own = sum(1 for s in counted if s.runbook == book.id and s.at > turn.at - window)

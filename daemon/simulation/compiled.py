@@ -32,7 +32,7 @@ import numpy.typing as npt
 
 from daemon.language import kernels
 from daemon.simulation import loops, lower, spans
-from daemon.simulation.spans import Rowwise, expired_rows, lay_rows, scan_rows
+from daemon.simulation.spans import Rowwise, expired_rows, lay_rows, plain_rows, scan_rows
 from daemon.world import margin
 
 DIGEST_BYTES = 32  # of sha256, before the object
@@ -129,7 +129,10 @@ class Compiler:
 
     def spans(self) -> Rowwise:
         """The simulated account's arithmetic, compiled."""
-        return Rowwise(scan=self.function(scan_rows, "ifif"), lay=self.function(lay_rows), expired=self.function(expired_rows))
+        return Rowwise(
+            scan=self.function(scan_rows, "ifif"), lay=self.function(lay_rows), expired=self.function(expired_rows),
+            plain=self.function(plain_rows),
+        )  # fmt: skip
 
     def _compiled(self, text: str, entry: str, types: Mapping[str, str]) -> Callable[[int], int]:
         before = self._clock() if self._clock else 0.0

@@ -65,6 +65,9 @@ class Series:
 class Spans(Protocol):
     """What `TapedAccount` asks of its arithmetic."""
 
+    def plain(self, series: Series) -> bool:
+        """True when every row has the signal, above 0 and true when known, and none ages out before the next: times ascend strictly."""
+
     def expired(self, series: Series, since: int) -> tuple[Ints, Ints]:
         """Of readings that age out, not before `since`, while no newer one is known: until when they are fresh, when a newer one comes."""
 
@@ -80,6 +83,14 @@ class Spans(Protocol):
 
 class Columnwise:
     """The arithmetic over whole columns."""
+
+    def plain(self, series: Series) -> bool:
+        """See `Spans`."""
+        column, apart = series.column, np.diff(series.ts)
+        return bool(
+            (column > 0.0).all() and (column != NULL).all() and np.array_equal(series.ts, series.event_ts)
+            and (apart > 0).all() and (apart <= series.bound).all()
+        )  # fmt: skip
 
     def expired(self, series: Series, since: int) -> tuple[Ints, Ints]:
         """See `Spans`."""
@@ -252,6 +263,19 @@ def scan_rows(
     return end, highest, last, last_equity
 
 
+def plain_rows(ts: Ints, event_ts: Ints, column: Floats, rows: int, bound: int) -> int:
+    """How many rows speak against `Spans.plain`."""
+    against = 0
+    for row in range(rows):
+        x = column[row]
+        against += 0 if x > 0.0 and x != NULL else 1
+        against += 1 if ts[row] != event_ts[row] else 0
+    for row in range(1, rows):
+        apart = ts[row] - ts[row - 1]
+        against += 0 if apart > 0 and apart <= bound else 1
+    return against
+
+
 def lay_rows(
     prices: Floats, grid: Ints, instants: int, ts: Ints, event_ts: Ints, column: Floats, rows: int, bound: int, value: float, seen: int
 ) -> None:
@@ -291,11 +315,20 @@ Lay = Callable[[Floats, Ints, int, Ints, Ints, Floats, int, int, float, int], ob
 Expired = Callable[[Ints, Ints, Ints, Ints, Floats, int, int, float, int, int], int]
 
 
+Plain = Callable[[Ints, Ints, Floats, int, int], int]
+
+
 class Rowwise:
     """The arithmetic row by row, with the three functions above or with what a compiler made of them."""
 
-    def __init__(self, *, scan: Scan = scan_rows, lay: Lay = lay_rows, expired: Expired = expired_rows) -> None:
-        self._scan, self._lay, self._expired = scan, lay, expired
+    def __init__(
+        self, *, scan: Scan = scan_rows, lay: Lay = lay_rows, expired: Expired = expired_rows, plain: Plain = plain_rows
+    ) -> None:
+        self._scan, self._lay, self._expired, self._plain = scan, lay, expired, plain
+
+    def plain(self, series: Series) -> bool:
+        """See `Spans`."""
+        return self._plain(series.ts, series.event_ts, series.column, len(series.ts), series.bound) == 0
 
     def expired(self, series: Series, since: int) -> tuple[Ints, Ints]:
         """See `Spans`."""

@@ -131,21 +131,41 @@ class TapeMark(Mark):
         if "funding_rate" not in self.rows.columns:
             return {}
         rates = self.rows.columns["funding_rate"]
-        chosen = np.flatnonzero(np.isfinite(rates))
-        boundary = self.rows.event_ts[chosen] // self.interval_ns * self.interval_ns
-        prompt = (self.rows.event_ts[chosen] - boundary <= FUNDING_GRACE_NS) & (boundary >= self.next_boundary)
-        chosen, boundary = chosen[prompt], boundary[prompt]
-        newest = np.maximum.accumulate(boundary) if len(boundary) else boundary
-        first = np.append(True, boundary[1:] > newest[:-1])[: len(boundary)]
+        chosen, boundary = self._settled(rates)
         found: dict[int, list[FundingDue]] = {}
         hours = self.interval_ns / HOUR_NS
-        for row, due in zip(chosen[first].tolist(), boundary[first].tolist(), strict=True):
+        for row, due in zip(chosen, boundary, strict=True):
             missed = range(self.next_boundary, due, self.interval_ns)
             at = found.setdefault(int(self.rows.ts[row]), [])
             at += [FundingDue(boundary=skipped, hours=hours, rate=None) for skipped in missed]
             at.append(FundingDue(boundary=due, hours=hours, rate=float(rates[row])))
             self.next_boundary = due + self.interval_ns
         return found
+
+
+    def _settled(self, rates: Floats) -> tuple[list[int], list[int]]:
+        """(rows, boundaries): the first prompt rate of each boundary not yet paid, in order of time."""
+        event_ts = self.rows.event_ts
+        if len(event_ts) and (event_ts[1:] >= event_ts[:-1]).all():
+            # In order: each boundary is looked up.
+            due = np.arange(self.next_boundary, int(event_ts[-1]) + 1, self.interval_ns)
+            starts, ends = event_ts.searchsorted(due), event_ts.searchsorted(due + FUNDING_GRACE_NS, side="right")
+            ends = np.minimum(ends, np.append(starts[1:], len(event_ts))) if len(due) else ends
+            rows: list[int] = []
+            boundaries: list[int] = []
+            for start, end, at in zip(starts.tolist(), ends.tolist(), due.tolist(), strict=True):
+                known = np.flatnonzero(np.isfinite(rates[start:end]))
+                if len(known):
+                    rows.append(start + int(known[0]))
+                    boundaries.append(at)
+            return rows, boundaries
+        chosen = np.flatnonzero(np.isfinite(rates))
+        boundary: Ints = event_ts[chosen] // self.interval_ns * self.interval_ns
+        prompt = (event_ts[chosen] - boundary <= FUNDING_GRACE_NS) & (boundary >= self.next_boundary)
+        chosen, boundary = chosen[prompt], boundary[prompt]
+        newest = np.maximum.accumulate(boundary) if len(boundary) else boundary
+        first = np.append(True, boundary[1:] > newest[:-1])[: len(boundary)]
+        return chosen[first].tolist(), boundary[first].tolist()
 
 
 class TapedAccount(SimulatedAccount):
@@ -182,13 +202,17 @@ class TapedAccount(SimulatedAccount):
         times = [block.ts for block in blocks if len(block.ts)]
         for mark in self._marks:
             mark.extend(blocks)
-        self._grid = self._laid(times, until)
+        plain = self._plain(until)
+        if plain is not None:
+            self._grid, self._prices = plain.ts, plain.column.reshape(1, -1)
+        else:
+            self._grid = self._laid(times, until)
+            self._prices = np.full((len(self._marks), len(self._grid)), NAN)
+            for prices, mark in zip(self._prices, self._marks, strict=True):
+                own = mark.rows.ts if np.array_equal(mark.rows.ts, self._grid) else self._grid
+                for series in mark.series():
+                    self._spans.lay(prices, own, series)
         self._known_to = max((int(ts[-1]) for ts in times), default=self._known_to)
-        self._prices = np.full((len(self._marks), len(self._grid)), NAN)
-        for prices, mark in zip(self._prices, self._marks, strict=True):
-            own = mark.rows.ts if np.array_equal(mark.rows.ts, self._grid) else self._grid
-            for series in mark.series():
-                self._spans.lay(prices, own, series)
         self._lows, self._highs = self._extremes("bar_low"), self._extremes("bar_high")
         width = max(self._lows.shape[1], self._highs.shape[1])
         if width:
@@ -199,6 +223,14 @@ class TapedAccount(SimulatedAccount):
             valued = ~np.isnan(self._prices).any(axis=0)
             self._opens_at = int(np.argmax(valued)) if valued.any() else len(self._grid)
         self._k, self._book, self._ahead = 0, None, None
+
+    def _plain(self, until: int) -> Series | None:
+        """The series that values the account at every row of the slice: of the one market held, known and fresh from row to row."""
+        choice = self._marks[0].series()[:1] if len(self._marks) == 1 else []
+        found = next((one for one in choice if len(one.ts)), None)
+        if found is None or until < int(found.ts[0]) or not self._spans.plain(found):
+            return None
+        return found
 
     def _laid(self, times: Sequence[Ints], until: int) -> Ints:
         """The instants of a slice that matter: the rows of the markets held, and where a price in force has aged out since."""
