@@ -34,6 +34,7 @@ KIND_CODE = {kind: code for code, kind in enumerate(Kind)}
 OWN = "0"  # the path of a unit's own row
 _VALUED = re.compile(r"valued(?:_horizon)?\((?:h, )?(?:\w+, )?I(\w+), B")
 _FROZEN = re.compile(r"frozen_time\(F(\w+), I\w+, (\d+), (\d+)")
+_INLINED = re.compile(r"(?:room|moments|second|value_before|ewma|quantile_of|steady|changed|frozen)\((?:[FITV]0, )+")  # take rows, leak none
 _SET_LOOP = re.compile(r"^(\s*)for (m\d+) in (\w+)\[(\w+)\]:$")
 _OPENED = re.compile(r"^\s*F(\w+) = (\w+)_F\[")
 
@@ -185,6 +186,13 @@ def window_unit(kind: Kind, item: Series | Accumulator, layout: Layout, recorded
     loads = _loads(columns, cells, "F0", "I0")
     stores = [f"            {name}[c] = {'F0' if name.startswith('out_f') else 'I0'}[{name[5:]}]" for name in filled]
     parameters = ("lo", "hi", "SEG", "F0s", "I0s", "T0s", "V0s", "K", "N", "B", "S", "X", "W", "AT", *columns, *filled)
+    held_f, held_i = _cells_used(body, columns, cells, kind)
+    local = not re.search(r"\b[FI]0\b(?!\[)", _INLINED.sub("", body))
+    copies = [f"F0[{n}] = F0s[k, {n}]" for n in held_f] + [f"I0[{n}] = I0s[k, {n}]" for n in held_i]
+    back = [f"F0s[k, {n}] = F0[{n}]" for n in held_f] + [f"I0s[k, {n}] = I0[{n}]" for n in held_i]
+    width_f, width_i = cells.width(kind)
+    # Cells that a loop keeps to itself stay in registers.
+    begin = [f"F0 = local_floats({width_f})", f"I0 = local_ints({width_i})", *copies] if local else ["F0 = F0s[k]", "I0 = I0s[k]"]
     text = "\n".join([
         f"def push({', '.join((*arguments, *TAIL))}):",
         body or "    pass",
@@ -192,8 +200,7 @@ def window_unit(kind: Kind, item: Series | Accumulator, layout: Layout, recorded
         "",
         f"def run({', '.join(parameters)}):",
         "    for k in range(lo, hi):",
-        "        F0 = F0s[k]",
-        "        I0 = I0s[k]",
+        *(f"        {line}" for line in begin),
         "        T0 = T0s[k]",
         "        V0 = V0s[k]",
         "        for c in range(SEG[k, 0], SEG[k, 1]):",
@@ -202,11 +209,21 @@ def window_unit(kind: Kind, item: Series | Accumulator, layout: Layout, recorded
         "            if c + 1 == SEG[k, 1] or AT[c + 1] != at:",
         f"                push({', '.join((*arguments, *TAIL[:-2], 'k', 'at'))})",
         *stores,
+        *(f"        {line}" for line in (back if local else ())),
     ])  # fmt: skip
     return Unit(
         name=f"window {kind.value} {item.key}", scope=kind, text=text, parameters=parameters, columns=columns, outputs=filled,
         cells=cells, floats=tuple(constants.floats), numbers=tuple(constants.numbers), item=item,
     )  # fmt: skip
+
+
+def _cells_used(body: str, columns: Mapping[str, Column], cells: Cells, kind: Kind) -> tuple[list[int], list[int]]:
+    """Every cell of F0 and I0 that a window's text touches, or that a column is loaded into."""
+    floats = {int(n) for n in re.findall(r"\bF0\[(\d+)\]", body)} | set(range(SLOTS[kind], cells.width(kind)[0]))
+    ints = {int(n) for n in re.findall(r"\bI0\[(\d+)\]", body)} | set(range(HEADER + CELLS * SLOTS[kind], cells.width(kind)[1]))
+    for name, column in columns.items():
+        (ints if column.integral else floats).add(_place(name, column))
+    return sorted(floats), sorted(ints)
 
 
 # --- runbooks -----------------------------------------------------------------------------------------------------------

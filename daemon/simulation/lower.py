@@ -20,7 +20,8 @@ from llvmlite import ir
 I64, F64, I1 = ir.IntType(64), ir.DoubleType(), ir.IntType(1)
 SCALARS: Mapping[str, ir.Type] = {"i": I64, "f": F64, "b": I1}
 EXTERNALS = {"log": "reefd_log"}  # what comes from the C library
-OUTLINED = frozenset({"trigger", "extreme", "order", "slope", "volatility", "room", "halved", "horizon"})  # called seldom, or long
+OUTLINED = frozenset({"trigger", "extreme", "order", "slope", "volatility", "halved", "horizon"})  # called seldom, or long
+LOCALS = {"local_floats": "F1", "local_ints": "I1"}  # arrays that a function keeps to itself
 CHEAP = frozenset({"sqrt", "float", "finite", "elapsed"})  # calls that may be made in vain
 UNKNOWN = "?"
 
@@ -275,6 +276,8 @@ class _Inference:
                 rest = int(array[1]) - (len(index.elts) if isinstance(index, ast.Tuple) else 1)
                 return f"{array[0]}{rest}" if rest else ("i" if array[0] == "I" else "f")
             case ast.Call(func=ast.Name(id=name), args=arguments):
+                if name in LOCALS:
+                    return LOCALS[name]
                 if name in ("int", "floor"):
                     return "i"
                 if name in ("sqrt", "log", "float"):
@@ -653,6 +656,8 @@ class _Lowering:
         return _Rows(f"{rows.code[0]}{left}", pointer, rows.strides[1:]), f"{rows.code[0]}{left}"
 
     def call(self, name: str, arguments: Sequence[ast.expr]) -> tuple[ir.Value, Type]:
+        if name in LOCALS:
+            return self.local(LOCALS[name], arguments[0]), LOCALS[name]
         values = [self.value(argument) for argument in arguments]
         if name in ("int", "floor", "float", "sqrt", "log", "abs"):
             return self.arithmetic(name, *values[0])
@@ -662,6 +667,13 @@ class _Lowering:
         for value, _ in values:
             passed += [value.pointer, *value.strides] if isinstance(value, _Rows) else [value]
         return self.builder.call(function, passed), returned
+
+    def local(self, code: str, length: ast.expr) -> _Rows:
+        """An array of the function's own, of a length known here."""
+        assert isinstance(length, ast.Constant)
+        assert isinstance(length.value, int)
+        room = ir.IRBuilder(self.entry).alloca(_element(code), length.value)
+        return _Rows(code, room, ())
 
     def arithmetic(self, name: str, value: _Value, code: Type) -> tuple[ir.Value, Type]:
         assert isinstance(code, str)
