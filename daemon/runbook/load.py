@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from daemon.errors import Diagnostic
-from daemon.runbook.document import BYTES_MAX, compose
+from daemon.runbook.document import BYTES_MAX, Document, compose
 from daemon.runbook.fields import hint
 from daemon.runbook.model import Runbook
 from daemon.runbook.read import Draft, read_runbook
@@ -91,7 +91,12 @@ def _finish(drafts: Sequence[Draft], others: Sequence[Diagnostic], neighbours: f
 
 def load_text(text: str | bytes, path: str) -> Loaded:
     """The runbook of one text; `path` is what diagnostics name."""
-    return _finish([read_runbook(compose(text, path))], ())
+    return load_document(compose(text, path))
+
+
+def load_document(document: Document) -> Loaded:
+    """The runbook of one composed file."""
+    return _finish([read_runbook(document)], ())
 
 
 def load_documents(documents: Mapping[str, str | bytes]) -> Loaded:
