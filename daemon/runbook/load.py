@@ -129,6 +129,12 @@ def _files(paths: Sequence[Path], errors: list[Diagnostic]) -> list[Path]:
     return list(found)
 
 
+def runbook_files(paths: Sequence[Path]) -> tuple[list[Path], list[Diagnostic]]:
+    """The files of runbooks that the paths mean, each once, and what is wrong with the paths."""
+    errors: list[Diagnostic] = []
+    return _files(paths, errors), errors
+
+
 def _bytes_of(path: Path) -> bytes:
     """The file's bytes, one more than the limit at most, so that a huge file is refused without reading it."""
     with path.open("rb") as stream:

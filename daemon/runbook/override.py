@@ -239,9 +239,9 @@ class Variants:
                 raise _Unsettable(self._absent(steps, at, node), node if at else None)
             node = found
         if not isinstance(node, ScalarNode):
-            known = _names(node)
+            known, what = _names(node), "mapping" if isinstance(node, MapNode) else "list"
             example = f"; write for example {path}.{known[0]}" if known else ""
-            raise _Unsettable(f"it is a {'mapping' if isinstance(node, MapNode) else 'list'}, and one field is set at a time{example}", node)
+            raise _Unsettable(f"it is a {what}, and one field is set at a time{example}", node)
         return _whole(node)
 
     def _absent(self, steps: list[str], at: int, node: YamlNode) -> str:
