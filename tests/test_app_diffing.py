@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from daemon.app.diffing import diff
 from daemon.errors import RunbookError, UserError
 from daemon.simulation.contrast import matched
-from daemon.simulation.report import Episode
+from daemon.simulation.episode import Episode
 from tests.sweep_world import BOOK, HYPE, make
 
 
@@ -69,6 +69,14 @@ def test_an_episode_that_acts_otherwise_is_changed_and_says_how(folder: Path, ca
     assert "    shrink_position done 500 (16,498.35 USD) -> shrink_position done 250 (8,249.17 USD)" in text
     assert "without_direction_usd" in text
     assert "first divergence at 2026-02-03T21:01:00.000Z: spike on dydx:HYPE-USD, changed" in text
+
+
+def test_episodes_that_are_only_numbered_otherwise_are_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    telling = BOOK.replace("shrink_position: {by: 50%, max_slippage: 1%}", "cancel_orders: {scope: position}")
+    (folder / "spike.yaml").write_text(telling, encoding="utf-8")
+    run(folder, telling.replace("> threshold\n", "> threshold and funding_rate < 0.15%/h\n"))  # the first spike is above that
+    found = document(capsys)
+    assert [item["kind"] for item in found["episodes"]] == ["removed"]
 
 
 def test_a_runbook_that_only_one_version_has_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

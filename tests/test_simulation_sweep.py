@@ -83,7 +83,7 @@ def test_a_liquidation_spared_until_the_end_of_an_episode_pays_for_it() -> None:
     assert late.tally(both).false_alarms == 1
 
 
-def test_a_fill_of_an_account_wide_runbook_is_judged_at_the_mean_of_what_is_held() -> None:
+def test_fills_of_an_account_wide_runbook_are_judged_by_the_market_they_were_in() -> None:
     wide = BOOK.replace("scope: position", "scope: account").replace("funding_rate * sign(size)", "max_over(markets, funding_rate)")
     wide = wide.replace("shrink_position: {by: 50%, max_slippage: 1%}", "shrink_account: {by: 50%, max_slippage: 1%}")
     _, kept = played(paying({2: 0.002, 3: 0.002, 4: 0.002, 5: 0.0}), wide)

@@ -19,7 +19,7 @@ from daemon.runbook.model import Runbook
 from daemon.simulation.account import AccountSpec
 from daemon.simulation.account_file import load_account
 from daemon.simulation.contrast import Contrast, Pair
-from daemon.simulation.report import outturn
+from daemon.simulation.outturn import outturn
 from daemon.units import iso
 
 

@@ -8,11 +8,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
-from daemon.simulation.report import Episode, EpisodeAction, Outturn, difference
+from daemon.simulation.episode import Episode, EpisodeAction
+from daemon.simulation.outturn import Outturn, difference
 from daemon.units import FOREVER, iso, show
 
 SHOWN_MAX = 30  # changes that a person reads; JSON has all of them
@@ -84,8 +85,13 @@ def _side_by_side(
     """Actions that differ, by their number within the episode."""
     for number in range(max(len(old), len(new))):
         before, after = (actions[number] if number < len(actions) else None for actions in (old, new))
-        if before != after and any(action is not None and action.at is not None for action in (before, after)):
+        if _plain(before) != _plain(after) and any(action is not None and action.at is not None for action in (before, after)):
             yield before, after
+
+
+def _plain(action: EpisodeAction | None) -> EpisodeAction | None:
+    """An action without the number of its run, which counts episodes that the other version may not have had."""
+    return None if action is None else replace(action, run_id="")
 
 
 def _action(action: EpisodeAction | None) -> str:

@@ -123,6 +123,7 @@ class Findings:
                 "luck: expected best of independent tries with the spread of the cells (Bailey and Lopez de Prado, 2014); cells that are"
                 " nearly alike are not independent, so the bar is on the high side",
                 "false alarm: an episode that had not earned its costs by its own end, in funding saved and liquidation spared",
+                "a shrunk position stays small: part of what a cell saves is the time after its episodes (reefd replay shows it restored)",
                 "static book: the prices, the books and the other traders do not react to these fills",
             )
             if line

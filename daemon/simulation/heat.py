@@ -12,15 +12,16 @@ from daemon.simulation.selection import COUNTED, Study, value_of
 
 BINS = 6  # of a drawn axis with more values than this
 SHADES = " .:-=+*#%@"
-CELL_W, CELL_H, LEFT, TOP = 92, 34, 150, 34  # px
+CELL_W, CELL_H, TOP = 92, 34, 34  # px
+CHARACTER_W = 7.5  # px of a label, at most
 _STYLE = """
 :root{--paper:#fbfbf9;--ink:#1c1f23;--soft:#6a7078;--line:#dcdfe3;--good:31,122,92;--bad:178,62,54}
 @media (prefers-color-scheme:dark){:root{--paper:#15181b;--ink:#e7e9eb;--soft:#9aa1a9;--line:#343a40;--good:86,190,150;--bad:232,121,110}}
-body{background:var(--paper);color:var(--ink);font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:1100px;padding:0 1rem}
+body{background:var(--paper);color:var(--ink);font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:1280px;padding:0 1rem}
 h1{font-size:1.4rem;margin:0 0 .3rem}h2{font-size:1.05rem;margin:2rem 0 .5rem}p{margin:.3rem 0}
 .soft,svg .soft{color:var(--soft);fill:var(--soft)}.scroll{overflow-x:auto}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-th,td{padding:.25rem .7rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
+table{font-size:.9rem}th,td{padding:.25rem .5rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
 th:first-child,td:first-child{text-align:left}
 svg text{fill:var(--ink);font:12px system-ui,sans-serif}svg .best{stroke:var(--ink);stroke-width:2}
 .stamp{border:1px solid var(--line);border-radius:4px;padding:.05rem .4rem;font-size:.8rem;color:var(--soft)}
@@ -129,28 +130,29 @@ def svg(heat: HeatMap, *, fewer_is_better: bool) -> str:
     known = [value for row in heat.values for value in row if value is not None]
     low, high = min(known), max(known)
     best = low if fewer_is_better else high
-    width, height = LEFT + CELL_W * len(heat.columns), TOP + 20 + CELL_H * len(heat.values)
+    left = round(CHARACTER_W * max(len(name) for name in (heat.row_path, *heat.rows))) + 24
+    width, height = left + CELL_W * len(heat.columns), TOP + 20 + CELL_H * len(heat.values)
     label = html.escape(f"best of {heat.row_path or 'the sweep'} by {heat.column_path}")
     parts = [f'<svg role="img" aria-label="{label}" width="{width}" height="{height}" viewBox="0 0 {width} {height}">']
-    parts.append(f'<text class="soft" x="{LEFT}" y="14">{html.escape(heat.column_path)}</text>')
+    parts.append(f'<text class="soft" x="{left}" y="14">{html.escape(heat.column_path)}</text>')
     parts.append(f'<text class="soft" x="0" y="14">{html.escape(heat.row_path)}</text>')
     for x, name in enumerate(heat.columns):
-        parts.append(f'<text x="{LEFT + CELL_W * x + CELL_W / 2}" y="{TOP + 6}" text-anchor="middle">{html.escape(name)}</text>')
+        parts.append(f'<text x="{left + CELL_W * x + CELL_W / 2}" y="{TOP + 6}" text-anchor="middle">{html.escape(name)}</text>')
     marked = False
     for y, row in enumerate(heat.values):
         top = TOP + 16 + CELL_H * y
         if heat.rows:
-            parts.append(f'<text x="{LEFT - 10}" y="{top + CELL_H / 2 + 4}" text-anchor="end">{html.escape(heat.rows[y])}</text>')
+            parts.append(f'<text x="{left - 10}" y="{top + CELL_H / 2 + 4}" text-anchor="end">{html.escape(heat.rows[y])}</text>')
         for x, value in enumerate(row):
             if value is None:
                 continue
             first = value == best and not marked
             marked = marked or first
-            at = f'x="{LEFT + CELL_W * x + 1}" y="{top + 1}" width="{CELL_W - 2}" height="{CELL_H - 2}" rx="3"'
+            at = f'x="{left + CELL_W * x + 1}" y="{top + 1}" width="{CELL_W - 2}" height="{CELL_H - 2}" rx="3"'
             tint = _tint(value, low, high, fewer=fewer_is_better)
             outline = ' class="best"' if first else ""
             parts.append(f'<rect {at}{outline} style="fill:{tint}"/>')
-            middle = LEFT + CELL_W * x + CELL_W / 2
+            middle = left + CELL_W * x + CELL_W / 2
             parts.append(f'<text x="{middle}" y="{top + CELL_H / 2 + 4}" text-anchor="middle">{html.escape(compact(value))}</text>')
     return "".join([*parts, "</svg>"])
 

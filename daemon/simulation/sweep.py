@@ -16,19 +16,19 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from daemon.engine.actions import ShrinkPosition
 from daemon.language.terms import Window, walk
 from daemon.runbook.model import Runbook
-from daemon.simulation.account import Liquidated, SimulatedAccount
+from daemon.simulation.account import Deed, Liquidated, SimulatedAccount
+from daemon.simulation.episode import Episode, clusters
 from daemon.simulation.history import Part
+from daemon.simulation.outturn import Outturn, difference, outturn
 from daemon.simulation.replay import Course, Played
-from daemon.simulation.report import Episode, EpisodeAction, Outturn, clusters, difference, outturn
+from daemon.simulation.retrace import NOTICEABLE_USD, episode_of
 from daemon.simulation.tape import TapeMark
-from daemon.units import FOREVER
 
 CHOOSING_SHARE = 0.6  # of the history that a split in two chooses on; the rest judges
 PARTS_MAX = 50
-SHRINKS = ("shrink_position", "shrink_account")
-ROUNDING_USD = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,9 +90,8 @@ def longest_window_ns(runbooks: Sequence[Runbook]) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Market:
-    """A market held: its marks over the whole part, and funding per unit held, summed up."""
+    """A market held, and the funding of one unit of it, summed up."""
 
-    mark: TapeMark
     units: float  # at the start, + long, - short
     paid_at: npt.NDArray[np.int64]
     paid: npt.NDArray[np.float64]  # USD that one unit long has paid after so many settlements
@@ -110,8 +109,6 @@ class Ground:
         self.course = course
         self.lacking = lacking
         self.liquidated = tuple(liquidated)
-        fees = [route.fee for route in course.spec.routes]
-        self._transfer_fee = sum(fees) / len(fees) if fees else 0.0  # which route a transfer took is not told: their mean
         self._markets = {market: _market(course, market, units) for market, units in _held(course).items()}
 
     @classmethod
@@ -134,60 +131,35 @@ class Ground:
             runs=sum(len(episode.run_statuses) for episode in episodes),
             episodes=len(episodes),
             clusters=clusters(episodes),
-            false_alarms=sum(self.is_false_alarm(episode, played.account) for episode in episodes),
+            false_alarms=self.false_alarms(episodes, played.account),
         )
 
-    def is_false_alarm(self, episode: Episode, account: SimulatedAccount) -> bool:
-        """True for an episode that acted and had not earned what its acts cost by its own end (or that of the part).
+    def false_alarms(self, episodes: Sequence[Episode], account: SimulatedAccount) -> int:
+        """How many episodes acted and had not earned what their deeds cost by their own end (or that of the part).
 
         Cost: the fees and slippage of its fills, the fees of its transfers. Earned: the funding that the size it sold would have paid
         from the fill to the end, and what liquidations of the same market (of any, where the episode is about no market) cost the pass
         WITHOUT between firing and end, where the pass WITH was spared them. What prices did counts neither way. An episode that moved
-        nothing costs nothing and is none. Fills of an episode that is about no market pay and save at the mean of what was held.
+        nothing costs nothing and is none. A stand-in for leaving each run out (`retrace.py`), which takes a pass for each.
         """
+        deeds: dict[str, list[Deed]] = {}
+        for deed in account.deeds:
+            deeds.setdefault(episode_of(deed.order.run_id), []).append(deed)
+        return sum(
+            self._net(episode, deeds[episode.id], account) < -NOTICEABLE_USD for episode in episodes if episode.id in deeds
+        )
+
+    def _net(self, episode: Episode, deeds: Sequence[Deed], account: SimulatedAccount) -> float:
+        """What an episode earned less what it cost, USD."""
         end = self.course.last_at if episode.cleared_at is None else episode.cleared_at
-        own = self._markets.get(episode.subject)
         net = self._spared(episode, account, end)
-        acted = False
-        for action in episode.actions:
-            if action.outcome != "done" or action.at is None or not action.notional_usd:
-                continue
-            acted = True
-            if action.action not in SHRINKS:
-                net -= action.notional_usd * self._transfer_fee
-            elif own is not None:
-                net += self._earned(own, action, end)
-            else:
-                net += self._earned_on_average(action, end)
-        return acted and net < -ROUNDING_USD
-
-    def _filled_at(self, market: _Market, at: int) -> int:
-        if market.mark.market in self.course.survey.coarse:
-            return at
-        rows = market.mark.rows.ts
-        index = int(np.searchsorted(rows, at + self.course.spec.latency_ns, side="right"))
-        return int(rows[index]) if index < len(rows) else FOREVER
-
-    def _earned(self, market: _Market, action: EpisodeAction, end: int) -> float:
-        """Funding saved less fee and slippage of one fill, USD."""
-        assert action.at is not None
-        sign = 1.0 if market.units > 0 else -1.0
-        at, size, price, notional = self._filled_at(market, action.at), action.size or 0.0, action.price or 0.0, action.notional_usd or 0.0
-        value = market.mark.price_at(min(at, self.course.last_at))
-        slippage = sign * size * (value - price) if value == value else 0.0
-        return sign * size * market.funding(at, max(at, end)) - notional * self.course.spec.taker_fee - slippage
-
-    def _earned_on_average(self, action: EpisodeAction, end: int) -> float:
-        assert action.at is not None
-        notional = action.notional_usd or 0.0
-        values = {name: abs(m.units) * m.mark.price_at(action.at) for name, m in self._markets.items() if m.units}
-        known = {name: value for name, value in values.items() if value == value and value > 0.0}
-        saved = 0.0
-        for name, value in known.items():
-            market = self._markets[name]
-            units = notional * value / sum(known.values()) / market.mark.price_at(action.at)
-            saved += (units if market.units > 0 else -units) * market.funding(action.at, max(action.at, end))
-        return saved - notional * (self.course.spec.taker_fee + self.course.spec.slippage)
+        for deed in deeds:
+            net -= deed.cost_usd
+            if isinstance(deed.order, ShrinkPosition):
+                market = self._markets[deed.order.market]
+                sold = float(deed.filled) if market.units > 0 else -float(deed.filled)
+                net += sold * market.funding(deed.at, max(deed.at, end))
+        return net
 
     def _spared(self, episode: Episode, account: SimulatedAccount, end: int) -> float:
         suffered = {item.market for item in account.liquidated if item.at <= end}
@@ -218,4 +190,4 @@ def _market(course: Course, market: str, units: float) -> _Market:
             if due.rate is not None and price == price:
                 times.append(at)
                 paid.append(paid[-1] + price * due.rate * due.hours)
-    return _Market(mark=mark, units=units, paid_at=np.array(times, np.int64), paid=np.array(paid))
+    return _Market(units=units, paid_at=np.array(times, np.int64), paid=np.array(paid))
