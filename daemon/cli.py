@@ -50,6 +50,15 @@ class EngineChoice(StrEnum):
     COMPILED = "compiled"
 
 
+class Goal(StrEnum):
+    """What the cells of a sweep are ranked by."""
+
+    PNL = "pnl_without_direction"
+    LIQUIDATIONS = "liquidations_avoided"
+    RUNS = "runs"
+    FALSE_ALARMS = "false_alarms"
+
+
 class Log(StrEnum):
     """How the daemon logs: one JSON object a line, or columns for a terminal."""
 
@@ -207,6 +216,74 @@ def replay(
             leave_one_out=leave_one_out.value,
         )
     )  # fmt: skip
+
+
+@app.command()
+def sweep(
+    runbook: Annotated[Path, typer.Argument(metavar="RUNBOOK", help="The file of the runbook whose values are tried.")],
+    recording: Recording,
+    sets: Annotated[
+        list[str], typer.Option("--set", metavar="PATH=VALUES", help="A param or field, and values: 1m,3m,10m or 0.02%/h..0.10%/h/5.")
+    ],
+    account: Annotated[Path | None, typer.Option("--account", metavar="FILE", help="The simulated account; nothing held without.")] = None,
+    runbooks: Annotated[Path | None, typer.Option("--runbooks", metavar="PATH", help="Others that run beside it.")] = None,
+    limits: Annotated[Path | None, typer.Option("--limits", metavar="FILE", help="House limits to apply; none when absent.")] = None,
+    draw: Annotated[int | None, typer.Option("--random", metavar="N", min=1, help="Draw N cells instead of trying all.")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the draws.")] = 0,
+    workers: Annotated[int | None, typer.Option("--workers", metavar="N", min=1, help="Processes; as many as cores when absent.")] = None,
+    cluster: Annotated[str | None, typer.Option("--cluster", metavar="tcp://HOST:PORT", help="A Dask scheduler in their place.")] = None,
+    objective: Annotated[Goal, typer.Option("--objective", help="What the best cell has most (counts: least) of.")] = Goal.PNL,
+    walk_forward: Annotated[
+        int, typer.Option("--walk-forward", metavar="K", min=1, max=50, help="Parts of the history: chosen on earlier, judged on later.")
+    ] = 2,
+    output: Output = Format.TEXT,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Also write sweep.json, cells.parquet, sweep.html.")] = None,
+    engine: ExecutedBy = EngineChoice.AUTO,
+) -> None:
+    """Try many values of a runbook's params and fields over a recording: a table, a map, and what luck alone would have found.
+
+    \b
+    Example: reefd sweep runbooks/funding-spike.yaml --recording recording/ --account account.yaml \\
+                 --set trigger.when.threshold=0.03%/h,0.05%/h,0.08%/h --set trigger.for=1m,3m,10m
+
+    Exit codes: 0 played; 1 the runbook or a value has errors; 2 wrong usage, a missing file, an unreachable cluster.
+    """
+    options = {
+        "sets": sets, "recording": recording, "account": account, "runbooks": runbooks, "limits": limits, "draw": draw, "seed": seed,
+        "workers": workers, "objective": objective.value, "walk_forward": walk_forward, "json_format": output is Format.JSON, "out": out,
+        "engine": engine.value,
+    }  # fmt: skip
+    if cluster is None:
+        _finish(_job("sweeping", "sweep")(runbook, **options))
+    try:
+        job = _job("clustering", "sweep_on_cluster")
+    except ModuleNotFoundError as error:
+        if error.name != "distributed":
+            raise
+        raise UserError("--cluster needs the module distributed; install it with: pip install 'reefd[cluster]'") from error
+    _finish(job(runbook, cluster=cluster, **options))
+
+
+@app.command()
+def diff(
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="Runbooks as they were: a file or a folder.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="Runbooks as they shall be.")],
+    recording: Recording,
+    account: Annotated[Path, typer.Option("--account", metavar="FILE", help="The simulated account: collateral, positions.")],
+    output: Output = Format.TEXT,
+    limits: Annotated[Path | None, typer.Option("--limits", metavar="FILE", help="House limits to apply; none when absent.")] = None,
+    engine: ExecutedBy = EngineChoice.AUTO,
+) -> None:
+    """Compare how two versions of runbooks behave over a recording: episodes, runs, actions, and what they came to.
+
+    \b
+    Example: reefd diff runbooks/ edited/ --recording recording/ --account account.yaml
+
+    Exit codes: 0 compared, different or not; 1 the runbooks or the account have errors; 2 a missing or unreadable file.
+    """
+    job = _job("diffing", "diff")
+    as_json = output is Format.JSON
+    _finish(job(old, new, recording=recording, account=account, json_format=as_json, limits=limits, engine=engine.value))
 
 
 @app.command()

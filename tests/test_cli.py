@@ -19,7 +19,9 @@ from daemon import __version__, cli
 from daemon.errors import Diagnostic, RunbookError, UserError
 
 ROOT = Path(__file__).resolve().parent.parent
-VERBS = ["check", "test", "import", "eval", "replay", "explain", "run", "sim", "demo", "status", "audit verify", "audit backup"]
+VERBS = [
+    "check", "test", "import", "eval", "replay", "sweep", "diff", "explain", "run", "sim", "demo", "status", "audit verify", "audit backup",
+]  # fmt: skip
 HEAVY = ("numpy", "polars", "pyarrow", "pandas", "httpx", "fastapi", "uvicorn", "numba")
 
 
@@ -95,6 +97,10 @@ ONE_OF_EACH = {
     ("evaluating", "evaluate"): ["eval", "size > 0", "--recording", "rec", "--entity", "dydx:BTC-USD", "--out", "f.csv"],
     ("evaluating", "explain"): ["explain", "a.yaml", "--recording", "rec", "--entity", "dydx:BTC-USD", "--at", "2026-02-03"],
     ("replaying", "replay"): ["replay", "--recording", "rec", "--runbooks", "r", "--account", "a.yaml", "--out", "o", "--limits", "l.yaml"],
+    ("sweeping", "sweep"): ["sweep", "a.yaml", "--set", "x=1,2", "--set", "y=1m..3m/3", "--recording", "rec", "--account", "a.yaml",
+                            "--random", "9", "--seed", "3", "--workers", "2", "--walk-forward", "3", "--objective", "runs", "--out", "o"],
+    ("clustering", "sweep_on_cluster"): ["sweep", "a.yaml", "--set", "x=1,2", "--recording", "rec", "--cluster", "tcp://host:8786"],
+    ("diffing", "diff"): ["diff", "old", "new", "--recording", "rec", "--account", "a.yaml", "--format", "json", "--limits", "l.yaml"],
     ("verifying", "verify_journal"): ["replay", "--journal", "state.db", "--verify", "--format", "json"],
     ("live", "run"): ["run", "--config", "c.yaml", "--dry-run", "--log", "json"],
     ("simulating", "sim"): ["sim", "--scenario", "s.yaml", "--port", "0", "--speed", "60", "--seed", "7"],

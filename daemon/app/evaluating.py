@@ -188,10 +188,22 @@ def explain(runbook: Path, *, recording: Path, entity: str, at: str, json_format
         moment = parse_iso(at)
     except ValueError as error:
         raise UserError(f"--at: {error}") from None
-    chosen = loaded.runbooks[0]
-    source = Recording.open(recording)
-    _known_entity(source, chosen, entity)
     spec = load_account(account) if account is not None else None
+    told = standing(Recording.open(recording), loaded.runbooks[0], entity=entity, at=moment, spec=spec)
+    if json_format:
+        print(json.dumps(told, indent=2))
+    else:
+        print(standing_text(told))
+    return 0
+
+
+def standing(source: Recording, chosen: Runbook, *, entity: str, at: int, spec: AccountSpec | None) -> dict[str, object]:
+    """Where a runbook's trigger stood on an entity at a moment of a recording, and why: what `explain` prints as JSON.
+
+    Raises UserError for an entity that is not there, or a moment before the first row.
+    """
+    moment = at
+    _known_entity(source, chosen, entity)
     venues = _topology(source)
     hot = Hot(spec.topology(venues.venues) if spec else venues, recorded_sources(source))
     hot.link([chosen])
@@ -214,15 +226,10 @@ def explain(runbook: Path, *, recording: Path, entity: str, at: str, json_format
         edges += hot.evaluate(touched, instant)
         last = instant
     if last == 0:
-        raise UserError(f"the recording {recording} has no row at or before {iso(moment)}")
+        raise UserError(f"the recording {source.folder} has no row at or before {iso(moment)}")
     while hot.next_due <= moment:
         edges += hot.fire_due(moment)[1]
-    told = _told(hot, chosen, entity, moment, [e for e in edges if e.entity == entity])
-    if json_format:
-        print(json.dumps(told, indent=2))
-    else:
-        print(_text(told))
-    return 0
+    return _told(hot, chosen, entity, moment, [e for e in edges if e.entity == entity])
 
 
 def _facts(spec: AccountSpec | None) -> tuple[Row, ...]:
@@ -266,7 +273,8 @@ def _told(hot: Hot, runbook: Runbook, entity: str, at: int, edges: list[Edge]) -
     return told
 
 
-def _text(told: Mapping[str, object]) -> str:
+def standing_text(told: Mapping[str, object]) -> str:
+    """What `standing` found, as lines for people."""
     lines = [f"{told['runbook']} on {told['entity']} at {told['at']}: {told['state']}"]
     match told["state"]:
         case "pending":

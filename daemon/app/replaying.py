@@ -76,9 +76,9 @@ def replay(
     started = time.perf_counter()
     books = _runbooks([runbooks] if isinstance(runbooks, Path) else list(runbooks))
     spec = load_account(account)
-    house = HouseLimits() if limits is None else _house(limits)
-    course, read = _course(recording, spec, keep_series=out is not None)
-    _require_history(course, recording, account)
+    house = HouseLimits() if limits is None else house_limits(limits)
+    course, read = recorded_course(recording, spec, keep_series=out is not None)
+    require_history(course, recording, account)
     survey = course.survey
     loaded = time.perf_counter()
     execution = Execution(engine, rows=course.rows, runbooks=len(books))
@@ -155,7 +155,8 @@ def _runbooks(paths: Sequence[Path]) -> tuple[Runbook, ...]:
     return found.runbooks
 
 
-def _course(folder: Path, spec: AccountSpec, *, keep_series: bool) -> tuple[Course, _Timed]:
+def recorded_course(folder: Path, spec: AccountSpec, *, keep_series: bool) -> tuple[Course, _Timed]:
+    """The course over a recording, and the recording with its reading time. Raises UserError where there is none or it holds no row."""
     recording = Recording.open(folder)
     intervals = recording.intervals
     names = {entity.partition(":")[0] for kind in (Kind.MARKET, Kind.VENUE) for entity in recording.entities.get(kind, ())}
@@ -175,8 +176,8 @@ def _course(folder: Path, spec: AccountSpec, *, keep_series: bool) -> tuple[Cour
     return course, timed
 
 
-def _require_history(course: Course, recording: Path, account: Path) -> None:
-    """Refuses positions at a venue that the recording has no row of: the report would be all zero."""
+def require_history(course: Course, recording: Path, account: Path) -> None:
+    """Raises UserError for positions at a venue that the recording has no row of: the report would be all zero."""
     spec = course.spec
     venues = sorted(course.topology.venues.keys() & {entity.partition(":")[0] for ids in course.entities.values() for entity in ids})
     if spec.positions and spec.venue not in venues:
@@ -197,7 +198,8 @@ def _unpriced(course: Course) -> Iterator[str]:
         yield f"{held} {each} ({', '.join(spec.valued_at)}); margin is UNKNOWN and profit 0; of {spec.venue} it has {shown}"
 
 
-def _house(path: Path) -> HouseLimits:
+def house_limits(path: Path) -> HouseLimits:
+    """The house limits of a file. Raises UserError where it cannot be read, RunbookError for its mistakes."""
     try:
         document = compose(path.read_bytes(), str(path))
     except OSError as error:

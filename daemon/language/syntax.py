@@ -82,3 +82,18 @@ class Call:
 
 
 Node = Literal | Text | Name | Unary | Binary | Compare | Call
+
+
+def plain_names(node: Node) -> frozenset[str]:
+    """Every name without a scope in front that stands in a tree."""
+    match node:
+        case Name(name=name, scope=scope):
+            return frozenset() if scope else frozenset((name,))
+        case Unary(operand=operand):
+            return plain_names(operand)
+        case Binary(left=left, right=right):
+            return plain_names(left) | plain_names(right)
+        case Compare(operands=inside) | Call(args=inside):
+            return frozenset().union(*(plain_names(item) for item in inside))
+        case _:
+            return frozenset()

@@ -15,11 +15,12 @@ from daemon.world.entities import Kind
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """A literal in catalogue units."""
+    """A literal in catalogue units, or a param of the runbook: then `name` is its name, so that no value it is given makes it another's."""
 
     value: float
     dimension: Dimension
     text: str = field(compare=False)
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)

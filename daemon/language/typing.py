@@ -61,7 +61,10 @@ _STATEFUL = {"steady_for": 1, "since_change": 1, "frozen_for": 3}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
-    """Where an expression stands: the kind of its entity, the lets before it, and which special names it may use."""
+    """Where an expression stands: the kind of its entity, the params, the lets before it, and which special names it may use.
+
+    A param's constant carries its literal as text and its own name; NaN of no dimension stands for one whose definition is wrong.
+    """
 
     kind: Kind
     lets: Mapping[str, Typed] = field(default_factory=dict)
@@ -70,6 +73,7 @@ class Scope:
     max_age: Mapping[str, int] = field(default_factory=dict)
     internal: bool = False
     parameters: tuple[Term, ...] = ()
+    params: Mapping[str, Constant] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +183,8 @@ class _Checker:
             return Apply("/", (left, right), dim.quotient(left.dimension, right.dimension), text, factor)
         for number, other in ((left, right), (right, left)):
             # The bare literal 1 may be added to a ratio, and the result stays a ratio.
-            if isinstance(number, Constant) and number.value == 1.0 and number.dimension == NUMBER and other.dimension == RATIO:
+            bare = isinstance(number, Constant) and not number.name and number.value == 1.0 and number.dimension == NUMBER
+            if bare and other.dimension == RATIO:
                 return Apply(node.op, (left, right), RATIO, text)
         joined = self.joined((node.left, node.right), (left, right), f"'{node.op}'")
         return Apply(node.op, (left, right), joined, text)
@@ -206,8 +211,8 @@ class _Checker:
     def mismatch(self, node: Node, right: Term, culprit: Node, wrong: Term) -> None:
         found = (
             f"the {noun(wrong.dimension).split(' ', 1)[1]} {self.slice(culprit)}"
-            if isinstance(wrong, Constant)
-            else f"{noun(wrong.dimension)}: {self.slice(culprit)}"
+            if isinstance(wrong, Constant) and not wrong.name
+            else f"{noun(wrong.dimension)}: {_shown(wrong, self.slice(culprit))}"
         )
         self.fail(
             culprit,
@@ -262,6 +267,9 @@ class _Checker:
         scope = self.scope
         if not node.scope and node.name in scope.lets and kind is scope.kind:
             term = scope.lets[node.name].term
+        elif not node.scope and node.name in scope.params:
+            known = scope.params[node.name]
+            term = Constant(known.value, known.dimension, self.slice(node), known.name)
         elif not node.scope and node.name in PLAN_NAMES and scope.plan:
             term = Planned(node.name, of_unit("USD"), self.slice(node))
         elif node.name in ("true", "false") and not node.scope:
@@ -270,6 +278,8 @@ class _Checker:
             term = self.signal(node, node.scope, node.name, (), kind)
         if not node.at_start:
             return term
+        if isinstance(term, Constant) and term.name:
+            return self.fail(node, "E018", f"{node.name} is a param and never changes; write {node.name}")
         if not scope.in_steps:
             return self.fail(
                 node, "E018", f"{self.slice(node)} is the value at the start of a run; outside of steps there is no run, write {node.name}"
@@ -316,7 +326,7 @@ class _Checker:
         reachable = {s.name for (k, _), s in CATALOGUE.items() if k in {t for _, t in places} and not s.internal and s.role != "display"}
         elsewhere = sorted({k.value for (k, n), s in CATALOGUE.items() if n == name and not s.internal})
         near = difflib.get_close_matches(
-            name, [*reachable, *self.scope.lets, *WINDOWS, *SCALARS, *OVERS, "age", "known", "signal"], n=1, cutoff=0.6
+            name, [*reachable, *self.scope.lets, *self.scope.params, *WINDOWS, *SCALARS, *OVERS, "age", "known", "signal"], n=1, cutoff=0.6
         )
         if elsewhere:
             return self.fail(
@@ -356,6 +366,9 @@ class _Checker:
         arguments: list[Term] = []
         for argument in node.args:
             match argument:
+                case Name() if (known := self.param(argument)) is not None and known.dimension == SECONDS:
+                    # Its literal stands in the name of the derived signal: two lengths are two signals.
+                    arguments.append(Constant(known.value, SECONDS, known.text))
                 case Name(name=name) | Text(value=name):
                     arguments.append(Names(name, NOTHING, name))
                 case Literal(unit="s"):
@@ -364,9 +377,29 @@ class _Checker:
                     arguments.append(self.fail(argument, "E013", f"{node.name} takes a name or a duration, found {self.slice(argument)!r}"))
         return self.signal(node, node.scope, node.name, tuple(arguments), kind)
 
+    def param(self, node: Node) -> Constant | None:
+        """The param that a node names, None for anything else."""
+        named = isinstance(node, Name) and not node.scope and not node.at_start
+        return self.scope.params.get(node.name) if named and isinstance(node, Name) else None
+
+    def literal(self, node: Node) -> tuple[float, str] | None:
+        """Value and unit of a literal or a param, None for what is neither; NaN for a param whose definition is wrong."""
+        if isinstance(node, Literal):
+            return node.value, node.unit
+        known = self.param(node)
+        return None if known is None else (known.value, known.dimension.unit)
+
     def duration(self, node: Node) -> int:
-        if isinstance(node, Literal) and node.unit == "s" and node.value > 0:
-            return round(node.value * NS)
+        found = self.literal(node)
+        if found is not None and math.isnan(found[0]):
+            return NS  # told already
+        if found is not None and found[1] == "s" and found[0] > 0:
+            return round(found[0] * NS)
+        known = self.param(node)
+        if known is not None:
+            message = f"a window's length is a duration above 0, found {noun(known.dimension)}: {_shown(known, self.slice(node))}"
+            self.fail(node, "E013", f"{message}; give the param a default such as 24h")
+            return NS
         self.fail(node, "E013", f"a window's length is a duration literal above 0, found {self.slice(node)!r}; write for example 24h")
         return NS
 
@@ -379,14 +412,16 @@ class _Checker:
         duration = self.duration(node.args[-1])
         rank = 0.0
         if name == "quantile":
-            literal = node.args[1]
-            if not (isinstance(literal, Literal) and literal.unit in ("ratio", "1") and 0.0 <= literal.value <= 1.0):
+            literal = self.literal(node.args[1])
+            told = literal is not None and math.isnan(literal[0])
+            if not told and not (literal is not None and literal[1] in ("ratio", "1") and 0.0 <= literal[0] <= 1.0):
+                found = self.slice(node.args[1])
                 return self.fail(
-                    literal,
+                    node.args[1],
                     "E013",
-                    f"the rank of a quantile is a ratio literal from 0% to 100%, found {self.slice(literal)!r}; write for example 99%",
+                    f"the rank of a quantile is a ratio literal from 0% to 100%, found {found!r}; write for example 99%",
                 )
-            rank = literal.value
+            rank = literal[0] if literal is not None and not told else 0.0
         argument = self.truth(node.args[0], kind, name) if name == "share" else self.number(node.args[0], kind, name)
         if any(isinstance(t, Saved | Planned) for t in walk(argument)):
             return self.fail(node.args[0], "E019", f"a window reads signals, {self.slice(node.args[0])!r} belongs to a run")
@@ -475,6 +510,13 @@ class _Checker:
         return self.term(node, kind)
 
 
+def _shown(term: Term, text: str) -> str:
+    """A term's own text; a param's with the literal it stands for."""
+    if isinstance(term, Constant) and term.name:
+        return f"the param {term.name}"
+    return text
+
+
 def _broken(term: Term) -> bool:
     """True for what stands in the place of something that was told as a problem."""
     return isinstance(term, Constant) and math.isnan(term.value)
@@ -527,6 +569,8 @@ def derivation(kind: Kind, name: str, arguments: tuple[Term, ...] = ()) -> Term:
 def _advice(wanted: Dimension, wrong: Term, text: str) -> str:
     if not isinstance(wrong, Constant):
         return f"write a value in {wanted.unit}"
+    if wrong.name:
+        return f"give the param {wrong.name} a default in {wanted.unit}, or write another name"
     number = text.split("%")[0].split("/")[0].replace("bps", "").split(" ")[0]
     digits = (
         number if number and (number[-1].isdigit() or number[-1] == "_") else "".join(c for c in number if c.isdigit() or c in "._") or "1"

@@ -560,7 +560,7 @@ class Emitter:
         kids: tuple[Node, ...] = ()
         match term:
             case Constant():
-                role = "constant"
+                role = "number" if term.name else "constant"  # a param's value does not stand in the text
             case Read():
                 role, signal = "reading", term.signal
                 at = self.row(row, term.relation)

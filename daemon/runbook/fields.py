@@ -17,16 +17,17 @@ from typing import TypeVar
 from daemon.errors import Diagnostic
 from daemon.language.parse import parse
 from daemon.language.problems import ExpressionError
-from daemon.language.syntax import Node
+from daemon.language.syntax import Node, plain_names
 from daemon.language.typing import Scope, Typed, check
 from daemon.runbook.document import DIAGNOSTICS_MAX, Document
-from daemon.runbook.model import Expression
+from daemon.runbook.model import Expression, Param
 from daemon.runbook.nodes import ListNode, MapNode, ScalarNode, YamlNode
 from daemon.units import parse_duration, parse_quantity
 
 L = TypeVar("L", bound=str)
 
 ID = re.compile(r"[a-z0-9][a-z0-9-]*")
+WORD = re.compile(r"[a-z_][a-z0-9_]*")
 _NUMBER = re.compile(r"[+-]?\d[\d_]*")
 UNIT_EXAMPLES = {
     "ratio": "25% or 50bps", "USD": "25_000 USD", "s": "90s", "rate/h": "0.05%/h", "price": "3000 price", "base": "0.5 base", "1": "3",
@@ -66,12 +67,14 @@ def hint(word: str, known: Sequence[str]) -> str:
 
 @dataclass(slots=True, kw_only=True)
 class Findings:
-    """The mistakes found in one file, and the expressions read from it so far."""
+    """The mistakes found in one file, the expressions read from it so far, its params and those that something uses."""
 
     document: Document
     errors: list[Diagnostic] = field(default_factory=list)
     warnings: list[Diagnostic] = field(default_factory=list)
     expressions: list[Expression] = field(default_factory=list)
+    params: dict[str, Param] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)
     _seen: set[tuple[int, int, str, str]] = field(default_factory=set)
 
     def _add(self, into: list[Diagnostic], found: Diagnostic) -> None:
@@ -113,6 +116,8 @@ class Findings:
         node = self.parsed(at, where, text, shift)
         if node is None:
             return None
+        if self.params:
+            self.used |= plain_names(node) & self.params.keys()
         try:
             return check(node, text, scope, expect)
         except ExpressionError as error:
@@ -150,6 +155,26 @@ class Findings:
         self.error("E009", f"{where} is a text, found {describe(node)}", node, where)
         return None
 
+    def literal(self, node: YamlNode, where: str, units: tuple[str, ...]) -> str | None:
+        """The literal of a scalar, or the one that the param of this name stands for; None (recorded) for a param of another unit."""
+        text = self.text(node, where)
+        if text is None or not self.params or not WORD.fullmatch(text):
+            return text
+        param = self.params.get(text)
+        wanted = " or ".join(UNIT_NOUNS[unit] for unit in units)
+        if param is None:
+            near = hint(text, list(self.params)) or f"; params are {', '.join(self.params)}"
+            self.error("E034", f"{where} is {wanted}, and there is no param '{text}'{near}", node, where)
+            return None
+        self.used.add(text)
+        if param.unit in units:
+            return param.text
+        if param.unit:
+            found = UNIT_NOUNS.get(param.unit, "a value")
+            write = " or ".join(UNIT_EXAMPLES[unit] for unit in units)
+            self.error("E031", f"{where} is {wanted}, found the param {text}, {found}: {param.text}; write {write}", node, where)
+        return None
+
     def texts(self, node: YamlNode, where: str, example: str) -> tuple[str, ...]:
         """The texts of a list."""
         if not isinstance(node, ListNode):
@@ -171,7 +196,7 @@ class Findings:
 
     def duration(self, node: YamlNode, where: str, *, negative: bool = False) -> int | None:
         """Nanoseconds of a duration, >= 0 unless `negative`."""
-        text = self.text(node, where)
+        text = self.literal(node, where, ("s",))
         if text is None:
             return None
         try:
@@ -189,7 +214,7 @@ class Findings:
 
     def quantity(self, node: YamlNode, where: str, units: tuple[str, ...], bare: bool = False) -> tuple[float, str] | None:
         """Value and unit of a literal in one of `units`; `bare` accepts a number without unit as the first of them."""
-        text = self.text(node, where)
+        text = self.literal(node, where, (*units, "1") if bare and "1" not in units else units)
         if text is None:
             return None
         wanted = " or ".join(UNIT_NOUNS[unit] for unit in units)
@@ -212,7 +237,7 @@ class Findings:
 
     def count(self, node: YamlNode, where: str, low: int, high: int) -> int | None:
         """A whole number within bounds."""
-        text = self.text(node, where)
+        text = self.literal(node, where, ("1",))
         if text is None:
             return None
         if not _NUMBER.fullmatch(text) or len(text) > 18:

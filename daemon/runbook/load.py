@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from daemon.errors import Diagnostic
-from daemon.runbook.document import BYTES_MAX, compose
+from daemon.runbook.document import BYTES_MAX, Document, compose
 from daemon.runbook.fields import hint
 from daemon.runbook.model import Runbook
 from daemon.runbook.read import Draft, read_runbook
@@ -91,7 +91,12 @@ def _finish(drafts: Sequence[Draft], others: Sequence[Diagnostic], neighbours: f
 
 def load_text(text: str | bytes, path: str) -> Loaded:
     """The runbook of one text; `path` is what diagnostics name."""
-    return _finish([read_runbook(compose(text, path))], ())
+    return load_document(compose(text, path))
+
+
+def load_document(document: Document) -> Loaded:
+    """The runbook of one composed file."""
+    return _finish([read_runbook(document)], ())
 
 
 def load_documents(documents: Mapping[str, str | bytes]) -> Loaded:
@@ -122,6 +127,12 @@ def _files(paths: Sequence[Path], errors: list[Diagnostic]) -> list[Path]:
     if not paths:
         errors.append(_missing("", "no path was given; write the path of a runbook or of a folder of runbooks"))
     return list(found)
+
+
+def runbook_files(paths: Sequence[Path]) -> tuple[list[Path], list[Diagnostic]]:
+    """The files of runbooks that the paths mean, each once, and what is wrong with the paths."""
+    errors: list[Diagnostic] = []
+    return _files(paths, errors), errors
 
 
 def _bytes_of(path: Path) -> bytes:

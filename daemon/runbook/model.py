@@ -14,6 +14,22 @@ from daemon.language.typing import Typed
 from daemon.world.entities import Kind
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Param:
+    """A named constant of the runbook, as written: `value` in the catalogue's `unit`, `text` its literal; bounds in the same unit.
+
+    A param whose definition is wrong has the unit "": it stands for anything, so that its one mistake is told once.
+    """
+
+    name: str
+    value: float
+    unit: str
+    text: str
+    low: float | None = None
+    high: float | None = None
+    doc: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Expression:
     """One typed expression: `index` numbers it within its runbook (`value_<index>` of the program)."""
@@ -314,6 +330,7 @@ class Runbook:
     review_every: str | None = None
     review_last: str | None = None
     where: Where | None = None
+    params: Mapping[str, Param] = field(default_factory=dict)
     max_age: Mapping[str, int] = field(default_factory=dict)  # signal -> ns
     lets: Mapping[str, Typed] = field(default_factory=dict)
     cooldown_ns: int = 0

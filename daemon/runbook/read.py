@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Literal
 
 from daemon.language.catalogue import CATALOGUE, nearest
@@ -20,7 +20,7 @@ from daemon.language.terms import Constant, Derived
 from daemon.language.typing import NOTHING, OVERS, PLAN_NAMES, SCALARS, WINDOWS, Scope, Typed
 from daemon.runbook.cases import read_replay, read_tests
 from daemon.runbook.document import Document
-from daemon.runbook.fields import ID, Findings, Section, describe, hint
+from daemon.runbook.fields import ID, WORD, Findings, Section, describe, hint
 from daemon.runbook.model import (
     Approval,
     Cancel,
@@ -37,6 +37,7 @@ from daemon.runbook.model import (
     Where,
 )
 from daemon.runbook.nodes import ListNode, MapNode, ScalarNode, YamlNode
+from daemon.runbook.params import constants, read_params, unused
 from daemon.runbook.steps import COMMON_LABELS, Setting, reached, read_steps
 from daemon.units import DAY_NS, HOUR_NS, NS
 from daemon.world.entities import Kind
@@ -56,10 +57,9 @@ LETS_MAX = 100
 GUARDS_MAX = 50
 
 _RESERVED = {"levels": "is reserved for the portfolio work and not part of this version"}
-_LET = re.compile(r"[a-z_][a-z0-9_]*")
 _RUNS = re.compile(r"(\d{1,6})\s*/\s*(\d{0,4})\s*(h|hour|d|day|w|week)")
 _PERIODS = {"h": HOUR_NS, "hour": HOUR_NS, "d": DAY_NS, "day": DAY_NS, "w": 7 * DAY_NS, "week": 7 * DAY_NS}
-_WORDS = frozenset((*WINDOWS, *SCALARS, *OVERS, *PLAN_NAMES, "and", "or", "not", "age", "known", "signal", "true", "false", "missing"))
+WORDS = frozenset((*WINDOWS, *SCALARS, *OVERS, *PLAN_NAMES, "and", "or", "not", "age", "known", "signal", "true", "false", "missing"))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -88,6 +88,8 @@ def canonical(term: object) -> object:
     """A term as nested lists of what it means: no spans, no texts, derived signals by name."""
     if isinstance(term, Derived):
         return ["Derived", term.kind.value, term.relation, term.signal]
+    if isinstance(term, Constant):  # a param means its value, whatever it is called
+        return ["Constant", canonical(term.value), canonical(term.dimension)]
     if is_dataclass(term):
         return [type(term).__name__, *(canonical(getattr(term, f.name)) for f in fields(term) if f.compare)]
     if isinstance(term, tuple):
@@ -190,7 +192,7 @@ class _Reader:
                 read[key.text] = age
         return read
 
-    def lets(self, kind: Kind, max_age: Mapping[str, int]) -> dict[str, Typed]:
+    def lets(self, kind: Kind, max_age: Mapping[str, int], params: Mapping[str, Constant]) -> dict[str, Typed]:
         section = self.top.section("let", "let: {paid: funding_rate * sign(size)}")
         lets: dict[str, Typed] = {}
         if section is None:
@@ -199,14 +201,14 @@ class _Reader:
             self.findings.error("E032", f"{len(section.node.entries)} lets, at most {LETS_MAX}", section.node, "let")
         for key, node in section.node.entries[:LETS_MAX]:
             name, where = key.text, f"let.{key.text}"
-            if not _LET.fullmatch(name):
+            if not WORD.fullmatch(name):
                 self.findings.error("E041", f"a let's name is made of a-z, 0-9 and '_', found '{name}'", key, where)
-            elif name in _WORDS or nearest(kind, name):
-                what = "a word of the language" if name in _WORDS else "a signal"
+            elif name in WORDS or name in params or nearest(kind, name):
+                what = "a word of the language" if name in WORDS else "a param" if name in params else "a signal"
                 self.findings.error("E041", f"'{name}' is {what} already; give the let another name", key, where)
             typed = None
             if isinstance(node, ScalarNode) and not node.empty:
-                typed = self.findings.typed(node, where, Scope(kind=kind, lets=dict(lets), max_age=max_age), None, node.text)
+                typed = self.findings.typed(node, where, Scope(kind=kind, lets=dict(lets), max_age=max_age, params=params), None, node.text)
             else:
                 self.findings.error("E009", f"{where} is an expression, found {describe(node)}", node, where)
             # A let that failed stands for anything, so that its one mistake is reported once.
@@ -439,9 +441,11 @@ class _Reader:
         stage = findings.choice(stage_node, "stage", STAGES) if stage_node is not None else None
         kind = self.scope()
         where = self.where()
+        findings.params = read_params(top, kind, WORDS)
+        params = constants(findings.params)
         max_age = self.max_age(kind)
-        lets = self.lets(kind, max_age)
-        scope = Scope(kind=kind, lets=lets, max_age=max_age)
+        lets = self.lets(kind, max_age, params)
+        scope = Scope(kind=kind, lets=lets, max_age=max_age, params=params)
         trigger = self.trigger(scope)
         cooldown = top.duration("cooldown", 0)
         repeat = self.repeat()
@@ -453,8 +457,7 @@ class _Reader:
         guard_wait = top.duration("guard_wait", 0)
         limits = self.limits()
         setting = Setting(
-            kind=kind, scope=Scope(kind=kind, lets=lets, max_age=max_age, in_steps=True),
-            planned=Scope(kind=kind, lets=lets, max_age=max_age, in_steps=True, plan=True),
+            kind=kind, scope=replace(scope, in_steps=True), planned=replace(scope, in_steps=True, plan=True),
             labels=COMMON_LABELS | (names(where.node) if where else frozenset()), survival=survival,
         )  # fmt: skip
         used: dict[str, ScalarNode] = {}
@@ -467,6 +470,7 @@ class _Reader:
         replay = read_replay(top)
         self.pauses()
         top.close(_RESERVED)
+        unused(top)
         self.check_intent(intent, (*steps, *on_clear))
         self.check_escalation((*steps, *on_clear), on_failure)
         if survival:
@@ -495,7 +499,7 @@ class _Reader:
             cooldown_ns=cooldown, repeat=repeat, mode=mode, priority=priority, locks=locks, inhibited_by=inhibited_by, guards=guards,
             guard_wait_ns=guard_wait, limits=limits,
             on_clear=on_clear, on_failure=on_failure, notify=notices, tests=tests, replay=replay, expressions=tuple(findings.expressions),
-            positions=positions,
+            positions=positions, params=findings.params,
         )  # fmt: skip
 
     def pauses(self) -> None:

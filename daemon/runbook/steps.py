@@ -134,7 +134,8 @@ def _template_part(findings: Findings, node: ScalarNode, where: str, setting: Se
     labelled = _LABEL.fullmatch(word)
     if labelled:
         return Label(name=labelled[1])
-    if _IDENTIFIER.fullmatch(word) and word not in setting.planned.lets and not nearest(setting.kind, word) and word in setting.labels:
+    named = word in setting.planned.lets or word in setting.planned.params
+    if _IDENTIFIER.fullmatch(word) and not named and not nearest(setting.kind, word) and word in setting.labels:
         return Label(name=word)
     return findings.expression(node, where, setting.planned, None, (start, start + len(word)))
 

@@ -21,7 +21,7 @@ import os
 import struct
 from array import array
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -217,8 +217,9 @@ def _kernels() -> tuple[Mapping[str, str], Mapping[str, str]]:
     return functions, constants
 
 
+@lru_cache(maxsize=1_024)
 def _prelude(text: str) -> str:
-    """The kernels and constants that a text calls."""
+    """The kernels and constants that a text calls; kept, because a sweep asks again for every cell."""
     functions, constants = _kernels()
     order: list[str] = []
     used: dict[str, None] = {}

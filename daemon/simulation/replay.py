@@ -48,13 +48,15 @@ KIND_ORDER = {kind: index for index, kind in enumerate((Kind.CHAIN, Kind.VENUE, 
 class Course:
     """What a replay runs over: a history, the account, and what the recording declares.
 
-    The history is `history`, or `blocks` in memory (one or more a kind, sorted by ts) in slices of `slice_rows`. `holds` is (kind,
-    signal, venue or "*") -> ns, `intervals` venue or market id -> ns between fundings.
+    The history is `history`, or `blocks` in memory (one or more a kind, sorted by ts) in slices of `slice_rows`, of which the compiled
+    execution takes `rows_fed` an entity at once. `holds` is (kind, signal, venue or "*") -> ns, `intervals` venue or market id -> ns
+    between fundings.
     """
 
     blocks: tuple[Columns, ...] = ()
     history: History | None = None
     slice_rows: int = SLICE_ROWS
+    rows_fed: int = ROWS_FED
     spec: AccountSpec
     topology: Topology
     holds: Mapping[tuple[Kind, str, str], int] = field(default_factory=dict)
@@ -260,7 +262,7 @@ class Passage:
     def _play_columns(self, hot: ColumnHot, blocks: Sequence[Columns], progress: Callable[[int], None] | None) -> None:
         """The compiled execution: from edge to edge, and to what happens to the account between them."""
         rehearsal, desk, facts, done = self._rehearsal, self._desk, self._facts, self._done
-        for parts, end in cut(blocks, ROWS_FED):
+        for parts, end in cut(blocks, self.course.rows_fed):
             hot.feed(parts, end)
             while True:
                 look = self.course.first_at if facts else self._next_look(hot, done)

@@ -1,0 +1,28 @@
+"""`reefd sweep --cluster`: the same cells on a Dask cluster (floor 9); the one importer of distributed, loaded when it is asked for.
+
+The workers read the recording, the account and the limits by the paths given: they stand on storage that all of them see.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distributed import Client
+
+from daemon.app.sweeping import sweep
+from daemon.errors import UserError
+
+CONNECT_S = 10
+_connect: Any = Client  # it ships no types
+
+
+def sweep_on_cluster(*args: Any, cluster: str, **options: Any) -> int:
+    """`sweep` with the cluster's executor in the place of local processes. Raises UserError when the scheduler cannot be reached."""
+    try:
+        client = _connect(cluster, timeout=CONNECT_S)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"--cluster {cluster}: the scheduler cannot be reached ({reason}); write tcp://HOST:8786") from error
+    with client:
+        workers = options.pop("workers", None) or sum(client.nthreads().values()) or 1
+        return sweep(*args, workers=workers, executor=client.get_executor(), **options)
