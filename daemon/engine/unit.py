@@ -34,7 +34,8 @@ KIND_CODE = {kind: code for code, kind in enumerate(Kind)}
 OWN = "0"  # the path of a unit's own row
 _VALUED = re.compile(r"valued(?:_horizon)?\((?:h, )?(?:\w+, )?I(\w+), B")
 _FROZEN = re.compile(r"frozen_time\(F(\w+), I\w+, (\d+), (\d+)")
-_INLINED = re.compile(r"(?:room|moments|second|value_before|ewma|quantile_of|steady|changed|frozen)\((?:[FITV]0, )+")  # take rows, leak none
+# Kernels that take rows and hand them on to nobody.
+_INLINED = re.compile(r"(?:room|moments|second|value_before|ewma|quantile_of|steady|changed|frozen)\((?:[FITV]0, )+")
 _SET_LOOP = re.compile(r"^(\s*)for (m\d+) in (\w+)\[(\w+)\]:$")
 _OPENED = re.compile(r"^\s*F(\w+) = (\w+)_F\[")
 
