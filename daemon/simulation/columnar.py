@@ -706,6 +706,8 @@ class ColumnHot(Hot):
                 parts.append((table.at[where], code, np.full(len(where), number, np.int64), where))
         if not parts:
             return _NO_INTS, _NO_INTS, _NO_INTS, _NO_INTS
+        if len(parts) == 1:
+            return parts[0]
         at = np.concatenate([part[0] for part in parts])
         order = np.argsort(at, kind="stable")
         return at[order], *(np.concatenate([part[j] for part in parts])[order] for j in (1, 2, 3))  # type: ignore[return-value]
