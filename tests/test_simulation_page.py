@@ -83,10 +83,15 @@ def sample(episodes: int, days: int = 30) -> tuple[Report, Picture]:
             )
             for step in range(12)
         )  # fmt: skip
-        why = tuple(f"{'  ' * (line % 5)}0.0{line}%/h  mean(funding_rate, {line}h) <&> \"quoted\"  (3s old)" for line in range(20))
+        readings = tuple(
+            {"text": f'mean(funding_rate, {line}h) <&> "quoted"', "value": line / 1e6, "unit": "rate/h", "role": "reading", "signal": "x",
+             "age": 3.0, "kids": ()}
+            for line in range(20)
+        )  # fmt: skip
+        trace = {"text": "all of it", "value": 2.0, "unit": "truth", "role": "logic", "signal": "", "age": None, "kids": readings}
         found.append(
             Episode(
-                runbook="funding-spike", entity=MARKET, subject=MARKET, pending_at=fired_at, fired_at=fired_at, why=why, id=name,
+                runbook="funding-spike", entity=MARKET, subject=MARKET, pending_at=fired_at, fired_at=fired_at, trace=trace, id=name,
                 cleared_at=fired_at + HOUR_NS, ending="cleared", run_statuses=("done", "done", "blocked"),
                 run_reasons=("", "", "over per_episode: wants 8,285 USD, left 0 base units"), actions=actions,
             )

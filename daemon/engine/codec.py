@@ -56,7 +56,7 @@ def plain(value: object) -> object:
     if kind is float:
         return value if value - value == 0.0 else _float(value)  # type: ignore[operator]
     if kind is dict:
-        return {str(plain(key)): plain(item) for key, item in value.items()}  # type: ignore[attr-defined]
+        return {key if type(key) is str else str(plain(key)): plain(item) for key, item in value.items()}  # type: ignore[attr-defined]
     match value:
         case None | bool() | int() | str() if not isinstance(value, Enum):
             return value

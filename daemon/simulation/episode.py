@@ -9,8 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, zip_longest
 
+from daemon.language.explain import describe
 from daemon.simulation.outturn import Json
 from daemon.units import DAY_NS, FOREVER, HOUR_NS, iso
+
+WHY_LINES_MAX = 40  # of an explanation: enough for any trigger that a person wrote
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +68,17 @@ class Episode:
     actions: tuple[EpisodeAction, ...] = ()
     id: str = ""
     ending: str = ""  # cleared | gone | reset; empty while it is open
-    why: tuple[str, ...] = ()  # the readings that made it fire, indented by depth
+    trace: object = None  # the evaluation that made it fire, as its record holds it
     run_ids: tuple[str, ...] = ()
+
+    @property
+    def why(self) -> tuple[str, ...]:
+        """Why the trigger held, one line a reading, indented by depth; empty where the record kept no trace."""
+        if self.trace is None:
+            return ()
+        lines = describe(self.trace, depth=0)
+        more = len(lines) - WHY_LINES_MAX
+        return tuple(lines if more <= 0 else [*lines[:WHY_LINES_MAX], f"and {more} more lines: reefd explain"])
 
     @property
     def run_status(self) -> str | None:

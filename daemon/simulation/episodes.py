@@ -8,7 +8,6 @@ from typing import assert_never
 
 from daemon.engine.actions import Action, CallWebhook, CancelOrders, Halt, MoveBuffer, Notify, Outcome, Resume, ShrinkPosition
 from daemon.engine.records import ActionFinished, ActionRequested, ActionWould, Record, RunFinished, RunRefused, RunStarted, TriggerChanged
-from daemon.language.explain import describe
 from daemon.runbook.model import Runbook
 from daemon.simulation.episode import Episode, EpisodeAction
 from daemon.world.entities import Kind, Topology
@@ -17,7 +16,6 @@ DONE = Outcome(status="done")
 UNANSWERED = Outcome(status="unknown", reason="the recording ended before the outcome")
 
 
-WHY_LINES_MAX = 40  # of an explanation: enough for any trigger that a person wrote
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,7 +39,7 @@ class _Running:
     fired_at: int
     cleared_at: int | None = None
     ending: str = ""
-    why: tuple[str, ...] = ()
+    trace: object = None
     statuses: dict[str, str] = field(default_factory=dict)  # run id -> status
     reasons: dict[str, str] = field(default_factory=dict)  # run id -> why it ended so
     clearing: dict[str, str] = field(default_factory=dict)  # run id -> status of on_clear
@@ -65,7 +63,7 @@ class EpisodeLog:
             case TriggerChanged(change="fired"):
                 self._episodes[record.episode] = _Running(
                     runbook=record.runbook, entity=record.entity, pending_at=record.pending_at, fired_at=record.fired_at,
-                    why=_explained(record.trace),
+                    trace=record.trace,
                 )  # fmt: skip
             case TriggerChanged():
                 episode = self._episodes.get(record.episode)
@@ -122,7 +120,7 @@ class EpisodeLog:
         """Every episode so far by fired_at, runbook, entity."""
         found = [
             Episode(
-                id=name, ending=episode.ending, why=episode.why, run_ids=tuple(episode.statuses),
+                id=name, ending=episode.ending, trace=episode.trace, run_ids=tuple(episode.statuses),
                 runbook=episode.runbook, entity=episode.entity, subject=self._subject(episode), pending_at=episode.pending_at,
                 fired_at=episode.fired_at, cleared_at=episode.cleared_at, run_statuses=tuple(episode.statuses.values()),
                 run_reasons=tuple(episode.reasons.get(run_id, "") for run_id in episode.statuses),
@@ -137,15 +135,6 @@ class EpisodeLog:
         """The market an episode is about, else its entity: what makes two episodes one case."""
         entity = self._topology.entity(self._scopes[episode.runbook], episode.entity)
         return entity.links.get("market", episode.entity)
-
-
-def _explained(trace: object) -> tuple[str, ...]:
-    """Why a trigger held, one line a reading; empty where the record kept no trace."""
-    if trace is None:
-        return ()
-    lines = describe(trace, depth=0)
-    more = len(lines) - WHY_LINES_MAX
-    return tuple(lines if more <= 0 else [*lines[:WHY_LINES_MAX], f"and {more} more lines: reefd explain"])
 
 
 def _finished(action: _Sent | EpisodeAction) -> EpisodeAction:
