@@ -10,10 +10,11 @@ from typing import Any
 import polars as pl
 import pytest
 
-from daemon.app import sweeping
+from daemon.app import execution, sweeping
 from daemon.app.replaying import replay
 from daemon.app.sweeping import sweep
 from daemon.errors import RunbookError, UserError
+from daemon.simulation.compiled import Compiler
 from tests.sweep_world import BOOK, MARKET_BOOK, make
 
 SETS = ("trigger.when.threshold=0.05%/h,0.1%/h,0.15%/h", "trigger.for=1m,90m")
@@ -86,6 +87,29 @@ def test_the_results_are_the_same_whoever_plays_the_cells(
     with ThreadPoolExecutor(1) as executor:  # the room is prepared once and shared: its batches take turns
         run(folder, workers=workers, executor=executor, engine=engine)
     assert document(capsys) == alone
+
+
+def test_more_cells_compile_nothing_more(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    made: list[Compiler] = []
+
+    def compiler() -> Compiler:
+        made.append(Compiler(None))
+        return made[-1]
+
+    monkeypatch.setattr(execution, "compiler", compiler)
+    windowed = BOOK.replace("> threshold\n  for", "> threshold and funding_rate > quantile(funding_rate, rank, span)\n  for")
+    (folder / "spike.yaml").write_text(windowed.replace("  hold: 1m", "  hold: 1m\n  rank: 50%\n  span: 2h"), encoding="utf-8")
+    run(folder, "threshold=0.1%/h", engine="compiled")
+    run(folder, "threshold=0.1%/h,0.15%/h", "hold=0s,1m", "span=2h,3h", "rank=50%,90%", engine="compiled")
+    assert [one.compiled for one in made] == [made[0].compiled] * 2
+    assert made[0].compiled > 0
+
+
+@pytest.mark.parametrize(("stage", "says"), [("shadow", "writes nothing"), ("disabled", "never fires")])
+def test_a_runbook_that_is_not_armed_is_noted(folder: Path, stage: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "spike.yaml").write_text(BOOK.replace("stage: armed", f"stage: {stage}"), encoding="utf-8")
+    run(folder)
+    assert any(says in note for note in document(capsys)["notes"])
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ import polars as pl
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from daemon.app.execution import Choice, Execution
+from daemon.app.execution import PLAIN_US_A_ROW, Choice, Execution
 from daemon.app.replaying import house_limits, recorded_course, require_history
 from daemon.engine.limits import HouseLimits
 from daemon.errors import Diagnostic, RunbookError, UserError
@@ -39,6 +39,8 @@ from daemon.units import show_duration
 from daemon.world.entities import Kind
 
 ROWS_FED = 65_536  # measured: one runbook gains a third over what suits many
+CELL_S, COMPILED_US_A_ROW = 0.015, 0.15  # what a cell costs beside its rows, and a row of one compiled runbook; both measured
+ALONE_S_MAX = 3.0  # of work that is not worth starting processes for
 BATCH_MAX = 50  # cells that a worker takes at once
 BATCHES_A_WORKER = 8  # few enough to amortise a call, many enough that no worker waits for the last one
 WINDOW_SHARE_NOTED = 0.1  # of a part that windows take to fill
@@ -111,7 +113,7 @@ def sweep(
         raise UserError(f"{runbook}: its scope is position, and without --account FILE nothing is held: it would never fire")
     room = room_of(job)  # here first: what is wrong with the files is told once, and by this process
     loaded = time.perf_counter()
-    count = min(workers or os.cpu_count() or 1, len(cells))
+    count = min(workers or _workers(room, len(cells)), len(cells))
     with _progress(len(cells)) as progress:
         if executor is not None:
             tallies = _spread(executor, job, cells, count, progress)
@@ -193,6 +195,13 @@ def _neutral(recording: Path) -> AccountSpec:
     """An account that holds nothing, at the first venue of the recording."""
     markets = Recording.open(recording).entities.get(Kind.MARKET, ())
     return AccountSpec(venue=min((market.partition(":")[0] for market in markets), default="none"), collateral_usd=NEUTRAL_COLLATERAL_USD)
+
+
+def _workers(room: Room, cells: int) -> int:
+    """One a core, or this process alone where starting others would take longer than the cells."""
+    us_a_row = COMPILED_US_A_ROW if room.execution.name == "compiled" else PLAIN_US_A_ROW
+    rows = sum(ground.course.rows for ground in room.grounds)
+    return 1 if cells * (CELL_S + rows * us_a_row / 1e6) < ALONE_S_MAX else os.cpu_count() or 1
 
 
 # --- one process --------------------------------------------------------------------------------------------------------------
@@ -288,6 +297,9 @@ def _notes(job: Job, room: Room, book: Runbook) -> Iterator[str]:
             f"windows of up to {show_duration(longest / 1e9)} are UNKNOWN until they are full, and {each} of"
             f" {show_duration(shortest / 1e9)} begins with empty ones"
         )
+    if book.stage != "armed":
+        does = "is not in force: it never fires" if book.stage == "disabled" else "writes nothing: only what fired says anything"
+        yield f"stage {book.stage}: the runbook {does}; set stage=armed to see it act"
     if room.execution.note:
         yield room.execution.note
     if job.limits is None:

@@ -125,7 +125,7 @@ class Compiler:
         """A function of numbers and arrays that returns nothing, an int, or the values that `returned` names, with what it calls in
         the loops and the kernels; its annotations say what it takes."""
         types = {name: ANNOTATED[str(code)] for name, code in inspect.get_annotations(function).items() if name != "return"}
-        return Call(self._engine, self._compiled(inspect.getsource(function), function.__name__, types), types, returned)
+        return Call(self._engine, self._compiled(_source(function), function.__name__, types), types, returned)
 
     def spans(self) -> Rowwise:
         """The simulated account's arithmetic, compiled."""
@@ -215,6 +215,9 @@ def _kernels() -> tuple[Mapping[str, str], Mapping[str, str]]:
             if name.isupper() and isinstance(value, int | float):
                 constants[name] = f"{name} = {value!r}" if value - value == 0 else f'{name} = float("{value!r}")'
     return functions, constants
+
+
+_source = cache(inspect.getsource)  # it tokenizes a whole file, and a sweep asks for every cell
 
 
 @lru_cache(maxsize=1_024)
