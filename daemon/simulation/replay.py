@@ -235,6 +235,8 @@ class Passage:
 
     def reload(self, runbooks: Sequence[Runbook], at: int) -> None:
         """Puts another set of runbooks in force between two stretches, the last ending at `at`."""
+        if isinstance(self._hot, ColumnHot):
+            self._catch_up(self._hot, at)
         self._engine.load(runbooks)
         self._rehearsal.send(RunbooksLoaded(at=at, runbooks={book.path: book.digest for book in runbooks}))
 
