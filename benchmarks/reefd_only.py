@@ -53,7 +53,7 @@ def sweep_times(folder: Path, rows: int) -> dict[str, float | str]:
     subprocess.run([sys.executable, "-m", "benchmarks.series", str(series), "--rows", str(rows)], check=True, env=environment({}))
     path = folder / "sweep.yaml"
     path.write_text(runbook(SWEPT), encoding="utf-8")
-    words = ["sweep", str(path), "--set", "trigger.when.threshold=3..7/40", "--set", "trigger.for=30s..15m/25"]
+    words = ["sweep", str(path), "--set", "trigger.when.threshold=3..4.6/40", "--set", "trigger.for=30s..15m/25"]
     words += ["--recording", str(series / "recording"), "--workers", "2", "--format", "json"]
     words += ["--account", str(series / "account.yaml")] if offers("sweep", "--account") else []
     try:
