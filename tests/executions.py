@@ -60,6 +60,7 @@ CONDITIONS: tuple[tuple[str, str, float, float, str], ...] = (
     ("account", "time_to_liquidation < {}", 1, 400, "h"),
     ("portfolio", "gross_notional > {}", 1000, 9000, " USD"),
     ("chain", "gas_price > {}", 20, 60, "gwei"),
+    ("chain", "mean(gas_price, 10m) > {}", 30, 50, "gwei"),
 )
 STEPS: dict[str, tuple[str, ...]] = {
     "market": ("notify: {to: [desk], text: told}", "halt: {scope: market}"),
@@ -183,6 +184,8 @@ def rows(chance: random.Random, count: int) -> tuple[Block, ...]:
     if chance.random() < 0.6:
         return (market,)
     chain_ts = START + np.cumsum(g.integers(10, 120, count // 2)) * NS
+    if chance.random() < 0.5:
+        chain_ts = np.unique(market.ts)[::3]  # at the instants at which orders fill
     gas = g.uniform(10, 70, len(chain_ts))
     chain = Block(
         kind=Kind.CHAIN, ts=chain_ts, event_ts=chain_ts, entity=np.zeros(len(chain_ts), np.int32), entity_ids=("ethereum",),

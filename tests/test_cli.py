@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VERBS = [
     "check", "test", "import", "eval", "replay", "sweep", "diff", "explain", "run", "sim", "demo", "status", "audit verify", "audit backup",
 ]  # fmt: skip
-HEAVY = ("numpy", "polars", "pyarrow", "pandas", "httpx", "fastapi", "uvicorn", "numba")
+HEAVY = ("numpy", "polars", "pyarrow", "pandas", "httpx", "fastapi", "uvicorn", "numba", "llvmlite", "distributed")
 
 
 class Called:

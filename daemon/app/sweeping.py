@@ -120,6 +120,7 @@ def sweep(
         elif count == 1:
             tallies = _kept(play_batch(job, cells, progress))
         else:
+            _kept(play_batch(job, cells[:1]))  # what is compiled, and what cannot be, is known before the workers begin
             with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
                 tallies = _spread(pool, job, cells, count, progress)
     ended = time.perf_counter()

@@ -278,7 +278,8 @@ class _Pusher(Emitter):
             x = self.value(argument, self.own)
         if argument.dimension.truth:
             x = self.new(f"NAN if {x} == 1 else {x} * 0.5")
-        self.line(f"if {x} == {x}:")
+        # Once an instant: what an action reports in the same instant is no second sample of what stands.
+        self.line(f"if {x} == {x} and I0[{series.s}] != at:")
         self.indent += 1
         self.sample(series, x)
         for (state, duration), (w, g) in series.states.items():

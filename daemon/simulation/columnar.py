@@ -43,7 +43,9 @@ INF = float("inf")
 
 CHANGED = (Kind.POSITION, Kind.ACCOUNT, Kind.BUCKET, Kind.PORTFOLIO)  # kinds whose readings are the simulated account's own
 SHARED = (Kind.CHAIN, Kind.ROUTE)  # kinds of which it owns some readings
-TOLD = frozenset({"imf", "mmf", "taker_fee", "fixed_slippage", "liquidation_fee"})  # facts told once, at the first instant
+REPORTED = frozenset({(Kind.CHAIN, "buffer_balance"), (Kind.ROUTE, "in_flight")})  # those
+# Facts told once, at the first instant.
+TOLD = frozenset({"imf", "mmf", "taker_fee", "fixed_slippage", "liquidation_fee", "route_open", "route_fee", "route_eta", "route_eta_slow"})
 AHEAD_MIN, AHEAD_MAX = 1_024, 1 << 20  # rows that a trigger which reads the account runs ahead of the earliest edge known
 ARENA_CELLS_MAX = 4_000_000  # of the rows that a unit's instances keep for themselves
 SAMPLES_FREE = 64  # room behind the samples of a series
@@ -194,8 +196,8 @@ class ColumnHot(Hot):
         self.recorded = frozenset((kind, name) for kind, names in recorded.items() for name in names if (kind, name) in SLOT)
         if (Kind.VENUE, "block_age") in self.recorded:
             raise Unsupported("a venue's block age was recorded")
-        if any((kind, name) in self.recorded for kind in (Kind.MARKET, Kind.VENUE) for name in TOLD):
-            raise Unsupported("margin fractions or fees were recorded")
+        if any(name in TOLD for _, name in self.recorded):
+            raise Unsupported("margin fractions, fees or terms of a route were recorded")
         self._fill = compiler.function(loops.fill)
         self._nulls = compiler.function(loops.nulls)
         self._uneven, self._uneven_alone = compiler.function(loops.uneven), compiler.function(loops.uneven_alone)
@@ -215,12 +217,13 @@ class ColumnHot(Hot):
         self._rows_of: dict[tuple[int, str, int], list[tuple[Kind, int]]] = {}
         self._by_row: dict[tuple[Kind, int], list[tuple[int, int]]] = {}
         self._set_tables: dict[str, Ints] = {}
-        self._scratch_array = np.zeros(4_096)
+        self._scratch_array = np.zeros(1)  # as long as the largest set of rows, once they are known: nothing compiled checks a bound
 
     # --- building -------------------------------------------------------------------------------------------------------
     def _build(self) -> None:
         """Units for everything linked; done once the account has told what it holds."""
         self._built = True
+        self._scratch_array = np.zeros(1 + max(len(arena.ids) for arena in self.arenas.kinds.values()))
         self._window_units()
         self._group_instances()
         self._window_version = self.layout.version
@@ -240,11 +243,9 @@ class ColumnHot(Hot):
             for item in (item for members in groups.values() for item in members):
                 term = item.argument if isinstance(item, Series) else item.term
                 names = {(t.kind, t.signal) for t in walk(term) if isinstance(t, Read)}
-                if kind in CHANGED or any(name in TOLD for _, name in names):
-                    raise Unsupported(f"a window over what the account itself reports: {item.key}")
-                if kind in SHARED and isinstance(item, Series) and _never_known(item) and not any(key in self.recorded for key in names):
+                if kind in SHARED and isinstance(item, Series) and _never_known(item) and not names & self.recorded:
                     continue  # told once, and no window of these is known by one observation
-                if kind in SHARED and any((k, n) not in self.recorded for k, n in names):
+                if kind in CHANGED or any(name in TOLD or (of, name) in REPORTED for of, name in names):
                     raise Unsupported(f"a window over what the account itself reports: {item.key}")
                 unit = units.window_unit(kind, item, self.layout, self.recorded)
                 if any(c.what in "fi" and c not in made for c in unit.columns.values()):
@@ -411,7 +412,7 @@ class ColumnHot(Hot):
             # It looks its rows up one by one: a set, or a named entity, even when that is the very row that moves.
             unit = units.trigger_unit(runbook, self.layout, self.sources.given, self.recorded, None)
         count = len(instances)
-        table = np.zeros((count, units.FIRST_PATH + 16), np.int64)
+        table = np.zeros((count, units.FIRST_PATH + len(unit.numbered) + len(unit.paths)), np.int64)
         table[:, units.FORCE] = table[:, units.EDGE_AT] = FOREVER
         table[:, units.NUMBER] = [instance.row for instance in instances]
         paths = {*unit.paths, *unit.numbered}

@@ -176,7 +176,7 @@ class Compiler:
         try:
             partial.write_bytes(hashlib.sha256(made).digest() + made)
             os.replace(partial, path)
-            kept = sorted(self.folder.glob("*.o"), key=_age)
+            kept = sorted((*self.folder.glob("*.o"), *self.folder.glob(".*.o.*")), key=_age)
             for stale in kept[: max(0, len(kept) - OBJECTS_MAX)]:
                 stale.unlink(missing_ok=True)
         except OSError:
@@ -185,10 +185,13 @@ class Compiler:
 
 def _writable(folder: Path) -> bool:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
     except OSError:
         return False
-    return os.access(folder, os.W_OK | os.X_OK)
+    # Code is run from here: a folder that somebody else can write is none.
+    own = status.st_uid == os.getuid() and not status.st_mode & 0o022
+    return own and os.access(folder, os.W_OK | os.X_OK)
 
 
 def _age(path: Path) -> float:
@@ -198,7 +201,7 @@ def _age(path: Path) -> float:
         return 0.0  # another process removed it just now
 
 
-_OWN = inspect.getsource(lower)
+_OWN = inspect.getsource(lower) + Path(__file__).read_text(encoding="utf-8")
 
 
 @cache

@@ -120,8 +120,8 @@ class Findings:
             line
             for line in (
                 f"stamp: {self.stamp}", *self.study.notes, split, sample,
-                "luck: expected best of independent tries with the spread of the cells (Bailey and Lopez de Prado, 2014); cells that are"
-                " nearly alike are not independent, so the bar is on the high side",
+                "luck: expected best of independent tries with the spread of the cells (Bailey and Lopez de Prado, 2014); about"
+                " half of all sweeps without any skill come out above it, and luck that all cells share (this very history) is not in it",
                 "false alarm: an episode that had not earned its costs by its own end, in funding saved and liquidation spared",
                 "a shrunk position stays small: part of what a cell saves is the time after its episodes (reefd replay shows it restored)",
                 "static book: the prices, the books and the other traders do not react to these fills",
@@ -146,7 +146,7 @@ class Findings:
                 for rank, cell in enumerate(study.order)
             ],
             "grid": heat.as_json() if heat is not None else None,
-            "luck": study.luck().as_json(),
+            "luck": study.luck().as_json(deflated=study.objective not in COUNTED),
             "walk_forward": [fold.as_json(study.cells, study.axes) for fold in study.folds()],
             "warnings": list(self.warnings()),
             "notes": list(self.closing()),

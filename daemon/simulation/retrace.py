@@ -273,6 +273,7 @@ class _Restoring(_Walk):
         self.restored, self.bought_usd = 0, 0.0
         self.refused: Counter[str] = Counter({"the episode did not clear": len(shrunk - cleared.keys())})
         self._sold: dict[str, dict[str, _Sold]] = {}  # episode -> market
+        self._cleared: set[str] = set()
         self._beyond: list[tuple[int, str, str]] = []  # (later than this, episode, market): the row is not in the slices so far
 
     def close(self, at: int) -> None:
@@ -297,6 +298,7 @@ class _Restoring(_Walk):
         if isinstance(what, Deed):
             self._shrink_by_share(what)
         elif rank == _CLEARED:
+            self._cleared.add(what[0])
             for market in self._sold.get(what[0], {}):
                 self._plan(at - 1, what[0], market)  # the row at which it cleared counts, if it is this market's
         else:
@@ -323,5 +325,9 @@ class _Restoring(_Walk):
         size = deed.filled if now == deed.held else now * deed.filled / deed.held
         filled = self._do(deed, size) if size else Decimal(0)
         if filled:
-            taken = self._sold.setdefault(episode_of(deed.order.run_id), {}).setdefault(market, _Sold(since=deed.at))
+            episode = episode_of(deed.order.run_id)
+            planned = market in self._sold.get(episode, {})
+            taken = self._sold.setdefault(episode, {}).setdefault(market, _Sold(since=deed.at))
             taken.size += filled
+            if episode in self._cleared and not planned:
+                self._plan(deed.at, episode, market)  # sold after it had cleared: by a later slice, or by its on_clear

@@ -78,11 +78,12 @@ class Luck:
         """The deflated result: what the best has more than luck would; 0 or below says nothing was found."""
         return self.best - self.by_luck
 
-    def as_json(self) -> dict[str, object]:
-        """The figures by name."""
+    def as_json(self, *, deflated: bool) -> dict[str, object]:
+        """The figures by name; a count, of which the least is best, is not deflated."""
         return {
-            "tries": self.tries, "independent": self.independent, "spread": self.spread, "best": self.best, "by_luck": self.by_luck,
-            "beyond_luck": self.beyond,
+            "tries": self.tries, "independent": self.independent, "spread": self.spread,
+            "best": self.best if deflated else 0.0 - self.best, "by_luck": self.by_luck if deflated else None,
+            "beyond_luck": self.beyond if deflated else None,
         }  # fmt: skip
 
 
@@ -100,7 +101,7 @@ class Fold:
     def as_json(self, cells: Sequence[Cell], axes: Sequence[Axis]) -> dict[str, object]:
         """The fold as `reefd sweep` prints it."""
         return {
-            "judged_on": self.part, "params": named(axes, cells[self.chosen]), "in_sample": self.in_sample,
+            "judged_on": self.part + 1, "params": named(axes, cells[self.chosen]), "in_sample": self.in_sample,
             "out_of_sample": self.out_of_sample, "rank": self.rank, "of": len(cells), "best_there": self.best_there,
         }  # fmt: skip
 
