@@ -35,23 +35,22 @@ while True:
 def test_kill_minus_nine_loses_no_acknowledged_commit(tmp_path: Path) -> None:
     chance = random.Random(7)
     state = tmp_path / "state.db"
-    acknowledged = 0
+    acknowledged: set[int] = set()
     for _ in range(5):
         process = subprocess.Popen([sys.executable, "-c", WRITER, str(state)], stdout=subprocess.PIPE)
         assert process.stdout is not None
-        said = b""
         # A number of commits instead of a time: the kill then falls somewhere inside a later one, on any machine.
         for _ in range(chance.randrange(1, 120)):
             said = process.stdout.readline()
+            acknowledged.add(int(said))
         os.kill(process.pid, signal.SIGKILL)
-        said = (process.stdout.read().splitlines() or [said])[-1]
+        acknowledged |= {int(line) for line in process.stdout.read().splitlines()}
         process.stdout.close()
         process.wait()
-        acknowledged = max(acknowledged, int(said))
 
         with Journal.open(state) as journal:
             entries = list(journal.entries())
-            assert journal.last_seq() >= acknowledged
+            assert journal.last_seq() >= max(acknowledged)
             assert journal.verify_chain().intact
             checkpoint = journal.latest_checkpoint()
             assert checkpoint is not None
@@ -59,7 +58,8 @@ def test_kill_minus_nine_loses_no_acknowledged_commit(tmp_path: Path) -> None:
         for entry in entries:
             found[entry.seq] = found.get(entry.seq, 0) + 1
         events = [seq for seq in found if seq % 2 == 0]
-        assert set(range(2, acknowledged + 1, 2)) <= set(events)
+        # A kill between an observation and its event leaves the observation alone: that event nobody was told of.
+        assert acknowledged <= set(events)
         assert all(found[seq] == 3 for seq in events), "an event without its records, or records without their event"
         assert all(found[seq - 1] == 1 for seq in events), "an entry whose observation is not on disk"
 
