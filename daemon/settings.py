@@ -37,7 +37,7 @@ from daemon.world.entities import Account, Kind, Route, Topology, Venue
 
 PREFIX = "REEFD_"
 DELIMITER = "__"
-RESERVED = frozenset({"REEFD_CONFIG"})  # read by the command line itself
+RESERVED = frozenset({"REEFD_CONFIG", "REEFD_CACHE_DIR"})  # read by the command line itself, and by replays
 SECRET_BYTES_MIN = 16  # Standard Webhooks asks for 24 to 64; a receiver that issues fewer than 16 protects nothing
 ENVIRONMENT = "environment"
 CADENCE_MIN_NS = NS // 10

@@ -221,3 +221,9 @@ def _keys(annotation: object, path: str) -> list[str]:
         for key in _keys(field.annotation, f"{path}.{field.alias or name}" if path else field.alias or name)
     ]
     return keys or [path]
+
+
+def test_the_folder_of_compiled_replays_is_no_setting_and_stops_no_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
+    without = parse_settings(VENUE, "reefd.yaml")
+    monkeypatch.setenv("REEFD_CACHE_DIR", "compiled")
+    assert parse_settings(VENUE, "reefd.yaml") == without
