@@ -470,3 +470,13 @@ def test_the_trigger_follows_the_page_over_any_sequence_of_known_unknown_and_sil
     desk.wait(at)
     assert [(round(t), c) for t, c in desk.edges] == [(round(t), c) for t, c in expected]
     assert FOREVER > 0
+
+
+def test_watching_the_end_of_a_route_makes_no_account_of_a_chain() -> None:
+    hot = Hot(Topology(routes={"cctp": Route(name="cctp", source="ethereum", destination="dydx")}), Sources())
+    hot.link([runbook({"when": "buffer(ethereum) > 1_000 USD"}, scope="account")])
+    hot.watch([(Kind.CHAIN, "ethereum"), (Kind.VENUE, "ethereum"), (Kind.ACCOUNT, "ethereum")])
+    hot.take([Row(kind=Kind.CHAIN, entity="ethereum", values={"buffer_balance": 5_000.0})], 10**18)
+    assert hot.entities(Kind.ACCOUNT) == []
+    assert hot.instances() == []
+    assert len(hot.watched_rows) == 1

@@ -715,7 +715,9 @@ class Hot:
 
     def watch(self, entities: Iterable[tuple[Kind, str]]) -> None:
         """Batches of these entities must reach the cold side even without an edge."""
-        self.watched_rows = frozenset((kind, self.arenas.row(kind, entity)) for kind, entity in entities)
+        # Looking at a name makes no entity of it: a route's end may be a chain, a venue or an account, and is one of them only.
+        named = ((kind, self.arenas.kinds[kind].rows.get(entity)) for kind, entity in entities)
+        self.watched_rows = frozenset((kind, number) for kind, number in named if number is not None)
 
     def mute(self, muted: bool) -> None:
         """While muted, batches move state and produce no edges (recovery)."""
