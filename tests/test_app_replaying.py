@@ -192,3 +192,10 @@ def test_a_users_mistakes_are_errors_of_the_user(folder: Path) -> None:
     (folder / "account.yaml").unlink()
     with pytest.raises(UserError, match="no such file"):
         run(folder)
+
+
+def test_a_report_folder_that_cannot_be_made_is_told_before_anything_is_played(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "taken").write_text("a file")
+    monkeypatch.setattr("daemon.app.execution.Execution.play", lambda *_, **__: pytest.fail("it was played"))
+    with pytest.raises(UserError, match="taken: cannot be written"):
+        run(folder, out=folder / "taken")

@@ -9,6 +9,7 @@ from engine_world import DONE, MARKET, POSITION, T0, World, load, runbook
 
 from daemon.engine.actions import CallWebhook, CancelOrders, Halt, Notify, Outcome, Resume, ShrinkPosition
 from daemon.engine.events import Gap, Observed, Row, RunbooksLoaded
+from daemon.engine.observe import held_back
 from daemon.engine.records import (
     ActionDenied,
     ActionWould,
@@ -61,6 +62,18 @@ def test_cooldown_counts_from_the_end_of_a_run_and_a_wanted_run_waits_for_it():
     world = World(runbook("- id: s\n  shrink_position: {by: 10%}", rest=rest))
     world.until(300, **SPIKE)
     assert [(r.at - T0) // NS for r in world.of(RunStarted)] == [0, 100]
+
+
+def test_a_run_that_waits_for_its_cooldown_asks_for_no_rows_and_one_whose_trigger_clears_does():
+    told = "- id: s\n  notify: {to: [desk], text: told}"
+    waiting = World(runbook(told, rest="cooldown: 10m\nrepeat: {every: 10s, max: 5}\n"))
+    waiting.until(60, **SPIKE)
+    assert not held_back(waiting.engine._turn(waiting.engine._now))
+    text = runbook(told, rest="repeat: {every: 10s, max: 5}\n")
+    clearing = World(text.replace("  for: 0s\n", "  for: 0s\n  until: funding_rate < 0.02%/h\n  until_for: 10m\n"))
+    clearing.until(5, **SPIKE)
+    clearing.until(60, funding_rate=0.0)
+    assert held_back(clearing.engine._turn(clearing.engine._now))
 
 
 def test_wanted_run_is_recorded_as_skipped_with_the_reason_when_its_episode_ends_first():

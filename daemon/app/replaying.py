@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -74,6 +75,8 @@ def replay(
     Raises RunbookError for mistakes in the runbooks or the account, UserError for what is missing or unreadable.
     """
     started = time.perf_counter()
+    if out is not None:
+        _require_folder(out)
     books = _runbooks([runbooks] if isinstance(runbooks, Path) else list(runbooks))
     spec = load_account(account)
     house = HouseLimits() if limits is None else house_limits(limits)
@@ -146,6 +149,16 @@ def _restored(course: Course, played: SimulatedAccount, episodes: Sequence[Episo
         return None
     cleared = {episode.id: episode.cleared_at for episode in episodes if episode.ending == "cleared" and episode.cleared_at is not None}
     return restore_on_clear(course, played, cleared, spans=spans)
+
+
+def _require_folder(out: Path) -> None:
+    """Makes the folder of the report, before a replay that may take minutes; raises UserError where it cannot be written."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {(error.strerror or str(error)).lower()}; --out names a folder") from error
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise UserError(f"{out}: cannot be written; --out names a folder of yours")
 
 
 def _runbooks(paths: Sequence[Path]) -> tuple[Runbook, ...]:

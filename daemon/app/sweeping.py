@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import polars as pl
@@ -121,8 +122,13 @@ def sweep(
             tallies = _kept(play_batch(job, cells, progress))
         else:
             _kept(play_batch(job, cells[:1]))  # what is compiled, and what cannot be, is known before the workers begin
-            with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
-                tallies = _spread(pool, job, cells, count, progress)
+            with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_die_on_interrupt) as pool:
+                try:
+                    tallies = _spread(pool, job, cells, count, progress)
+                except KeyboardInterrupt:
+                    for child in active_children():
+                        child.terminate()  # a batch takes minutes, and nobody waits for it any more
+                    raise
     ended = time.perf_counter()
     findings = Findings(
         study=Study(
@@ -205,6 +211,11 @@ def _workers(room: Room, cells: int) -> int:
     return 1 if cells * (CELL_S + rows * us_a_row / 1e6) < ALONE_S_MAX else os.cpu_count() or 1
 
 
+def _die_on_interrupt() -> None:
+    """In a worker: Ctrl-C reaches the whole group, and this process has nothing to put away."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 # --- one process --------------------------------------------------------------------------------------------------------------
 
 
@@ -279,6 +290,10 @@ def _spread(
             if progress is not None:
                 progress(sizes[future])
         return tuple(tallies for future in futures for tallies in _kept(future.result()))
+    except KeyboardInterrupt:
+        if isinstance(executor, ProcessPoolExecutor):
+            futures = []  # its processes are ended, which tells each of them
+        raise
     except BrokenProcessPool as error:
         raise UserError("a worker ended before its cells were played, out of memory perhaps; take fewer --workers") from error
     finally:

@@ -207,12 +207,13 @@ def watched(turn: Turn) -> frozenset[tuple[Kind, str]]:
 
 
 def held_back(turn: Turn) -> list[tuple[Runbook, str]]:
-    """Instances whose further run is due and waits: while a trigger is clearing, it starts at the row that makes it fire again, and no
-    edge tells of that."""
+    """Instances whose further run is due and waits for their trigger, which is clearing: it starts at the row that makes it fire again, and
+    no edge tells of that. What else holds a run back (cooldown, a lock, a pause, an inhibition) ends with a due, a record or an edge."""
     found = []
     for episode in turn.cold.episodes.values():
         book = turn.current(episode.runbook)
-        if book is not None and episode.turns and turn_due(book, episode) <= turn.at:
+        due = book is not None and episode.turns and turn_due(book, episode) <= turn.at
+        if book is not None and due and turn.hot.state(book.id, episode.entity).status == "clearing":
             found.append((book, episode.entity))
     return found
 
