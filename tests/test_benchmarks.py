@@ -150,13 +150,14 @@ def exact(uneven: Path) -> dict[str, Found]:
     return {family: reference(uneven, family) for family in ("two", "shared10", "windows10")}
 
 
-@pytest.mark.parametrize("family", ["two", "shared10", "windows10"])
-@pytest.mark.parametrize("contender", sorted(CONTENDERS))
+@pytest.mark.parametrize(
+    ("contender", "family"),
+    # The loop over deques is written for two families.
+    [(c, f) for c in sorted(CONTENDERS) for f in ("two", "shared10", "windows10") if (c, f) != ("deques", "shared10")],
+)
 def test_a_contender_finds_what_the_exact_reference_finds_over_uneven_rows(
     uneven: Path, exact: dict[str, Found], contender: str, family: str
 ) -> None:
-    if contender == "deques" and family == "shared10":
-        pytest.skip("the loop over deques is written for two families")
     told = found(CONTENDERS[contender](uneven, family, bounds_of(uneven)))
 
     assert differences(contender, told, "reference", exact[family], [rule.name for rule in FAMILIES[family]]) == []

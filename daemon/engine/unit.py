@@ -263,33 +263,11 @@ def _single(
     rows, called = _rows_and_call(program, paths, numbered, arenas, sets)
     parameters = _parameters(paths, arenas, sets, ("AT",), columns)
     scan = _scan(source, floats, ints, columns, cells, scope) if not arenas else None
-    text = [
-        source,
-        "",
-        "",
-        f"def run({', '.join(parameters)}):",
-        "    for k in range(lo, hi):",
-        f"        if INST[k, {EDGE_AT}] != NOT_DUE:",
-        "            continue",
-        *(f"        {line}" for line in rows),
-        f"        i = INST[k, {NEXT}]",
-        f"        end = INST[k, {END}]",
-        "        stop = within(AT, i, end, until)",
-        "        while True:",
-        *(f"            {line}" for line in (_scanning(scan, loads) if scan else ())),
-        "            t = AT[i] if i < end else NOT_DUE",
-        "            row = t",
-        *_evaluate(),
-        "            if row == t:",
-        "                while i < end and AT[i] == t:",
-        "                    c = i",
-        *(f"                    {line}" for line in loads),
-        "                    i += 1",
-        *_judge(called),
-        f"        INST[k, {NEXT}] = i",
-    ]
+    stepped = ["c = i", *loads]
+    scanning = _scanning(scan, loads) if scan else []
+    text = _loop(source, parameters, rows, ["stop = within(AT, i, end, until)"], scanning, stepped, called)
     return Unit(
-        name=f"runbook {runbook.id}", scope=scope, text="\n".join(text), parameters=parameters, columns=columns, outputs={}, cells=cells,
+        name=f"runbook {runbook.id}", scope=scope, text=text, parameters=parameters, columns=columns, outputs={}, cells=cells,
         floats=program.floats, numbers=program.numbers, paths=paths, numbered=numbered, arenas=arenas, sets=sets, axis=kind,
         max_age=runbook.max_age,
     )  # fmt: skip
@@ -329,7 +307,22 @@ def _joined(
             loading += [f"    {line}" for line in _loads(found, cells, f"{kind.value}_F[number]", f"{kind.value}_I[number]")]
     rows, called = _rows_and_call(program, paths, numbered, arenas, sets)
     parameters = _parameters(paths, arenas, sets, ("AT", "AXK", "AXE", "AXC"), columns)
-    text = [
+    stepped = ["kind = AXK[i]", "number = AXE[i]", "c = AXC[i]", *loading]
+    text = _loop(source, parameters, rows, [], [], stepped, called)
+    return Unit(
+        name=f"runbook {runbook.id}", scope=scope, text=text, parameters=parameters, columns=columns, outputs={}, cells=cells,
+        floats=program.floats, numbers=program.numbers, paths=paths, numbered=numbered, arenas=arenas, sets=sets, joined=True,
+        max_age=runbook.max_age,
+    )  # fmt: skip
+
+
+def _loop(
+    source: str, parameters: Sequence[str], rows: Sequence[str], begin: Sequence[str], scanning: Sequence[str], stepped: Sequence[str],
+    called: str,
+) -> str:  # fmt: skip
+    """The text with its loop over instances: `rows` and `begin` once an instance, `scanning` before each time that is looked at,
+    `stepped` for each row that is loaded at it."""
+    return "\n".join([
         source,
         "",
         "",
@@ -340,25 +333,19 @@ def _joined(
         *(f"        {line}" for line in rows),
         f"        i = INST[k, {NEXT}]",
         f"        end = INST[k, {END}]",
+        *(f"        {line}" for line in begin),
         "        while True:",
+        *(f"            {line}" for line in scanning),
         "            t = AT[i] if i < end else NOT_DUE",
         "            row = t",
         *_evaluate(),
         "            if row == t:",
         "                while i < end and AT[i] == t:",
-        "                    kind = AXK[i]",
-        "                    number = AXE[i]",
-        "                    c = AXC[i]",
-        *(f"                    {line}" for line in loading),
+        *(f"                    {line}" for line in stepped),
         "                    i += 1",
         *_judge(called),
         f"        INST[k, {NEXT}] = i",
-    ]
-    return Unit(
-        name=f"runbook {runbook.id}", scope=scope, text="\n".join(text), parameters=parameters, columns=columns, outputs={}, cells=cells,
-        floats=program.floats, numbers=program.numbers, paths=paths, numbered=numbered, arenas=arenas, sets=sets, joined=True,
-        max_age=runbook.max_age,
-    )  # fmt: skip
+    ])  # fmt: skip
 
 
 def _evaluate() -> list[str]:
