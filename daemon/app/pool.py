@@ -1,0 +1,117 @@
+"""Batches of one job over processes of this machine, or over an executor that somebody else runs (floor 9).
+
+    found = spread(play, job, batches, workers=2, executor=None, progress=None)
+
+What comes back is in the order of the batches, whoever did them.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import active_children, get_context
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from daemon.errors import UserError
+
+Job = TypeVar("Job")
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+
+
+
+def spread(
+    function: Callable[[Job, tuple[Item, ...]], Found],
+    job: Job,
+    batches: Sequence[tuple[Item, ...]],
+    *,
+    workers: int,
+    executor: Executor | None,
+    progress: Callable[[int], None] | None,
+    look: Callable[[Found], object] | None = None,
+) -> tuple[Found, ...]:
+    """`function(job, batch)` of every batch: in this process, a pool of `workers`, or `executor` where one is given.
+
+    `look` sees each answer as it comes and may raise. Raises UserError when a worker dies.
+    """
+    if executor is not None:
+        return _spread(executor, function, job, batches, progress, look)
+    if workers == 1:
+        return tuple(_alone(function, job, batches, progress, look))
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_die_on_interrupt) as pool:
+        try:
+            return _spread(pool, function, job, batches, progress, look)
+        except KeyboardInterrupt:
+            for child in active_children():
+                child.terminate()  # a batch takes minutes, and nobody waits for it any more
+            raise
+
+
+def _alone(
+    function: Callable[[Job, tuple[Item, ...]], Found],
+    job: Job,
+    batches: Sequence[tuple[Item, ...]],
+    progress: Callable[[int], None] | None,
+    look: Callable[[Found], object] | None,
+) -> Iterator[Found]:
+    for batch in batches:
+        found = function(job, batch)
+        if look is not None:
+            look(found)
+        if progress is not None:
+            progress(len(batch))
+        yield found
+
+
+def _spread(
+    executor: Executor,
+    function: Callable[[Job, tuple[Item, ...]], Found],
+    job: Job,
+    batches: Sequence[tuple[Item, ...]],
+    progress: Callable[[int], None] | None,
+    look: Callable[[Found], object] | None,
+) -> tuple[Found, ...]:
+    futures: list[Future[Found]] = []
+    try:
+        futures = [executor.submit(function, job, batch) for batch in batches]
+        sizes = dict(zip(futures, map(len, batches), strict=True))
+        for future in as_completed(futures):
+            found = future.result()
+            if look is not None:
+                look(found)
+            if progress is not None:
+                progress(sizes[future])
+        return tuple(future.result() for future in futures)
+    except KeyboardInterrupt:
+        if isinstance(executor, ProcessPoolExecutor):
+            futures = []  # its processes are ended, which tells each of them
+        raise
+    except BrokenProcessPool as error:
+        raise UserError("a worker ended before its work was done, out of memory perhaps; take fewer --workers") from error
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _die_on_interrupt() -> None:
+    """In a worker: Ctrl-C reaches the whole group, and this process has nothing to put away."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@contextmanager
+def progress_bar(label: str, total: int) -> Iterator[Callable[[int], None] | None]:
+    """A progress bar on a terminal; nothing elsewhere."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda done: bar.advance(task, done)
