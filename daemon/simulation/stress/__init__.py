@@ -1,1 +1,1 @@
-"""Many futures of one book (floor 5): worlds, paths, the book on each of them with and without runbooks, and what it comes to."""
+"""Many possible futures of one book, with and without its runbooks (room `simulation`, floor 5)."""
