@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from daemon.simulation.stress.path import Fact, Grid, Path
+from daemon.simulation.stress.path import Grid, Path
+from daemon.simulation.stress.surroundings import Fact
 from daemon.units import NS
 from daemon.world.entities import Kind
 
 START = 1_770_000_000 * NS // (3600 * NS) * (3600 * NS)
+
+
+class Delays:
+    """Every transfer takes ten minutes, and each one minute more than the one before."""
+
+    def delay_s(self, draws: object, route: str, k: int, moment: object) -> float:
+        return 600.0 + 60.0 * k
 
 
 class ToySource:
@@ -16,7 +24,7 @@ class ToySource:
         self, prices: list[float], *, steps: int = 1440, volatility: float = 0.8, seed: int = 7, facts: tuple[Fact, ...] = (),
         halted: tuple[tuple[str, int, int], ...] = (),
     ) -> None:
-        self.grid = Grid(START, 60 * NS, steps)
+        self.grid = Grid(start=START, steps=steps)
         self.prices, self.volatility, self.seed, self._facts, self._halted = np.array(prices), volatility, seed, facts, halted
 
     def _walk(self, number: int, at: np.ndarray, spot: np.ndarray, scale: float) -> Path:
@@ -27,8 +35,10 @@ class ToySource:
         hours = at[at % (3600 * NS) == 0]
         return Path(
             number=number, at=at, mid=mid, oracle=mid.copy(), spread=np.full_like(mid, 4e-4), depth=np.full_like(mid, 2e6),
-            funding=rng.standard_normal((count, len(hours))) * 1e-4, funding_at=hours, facts=self._facts, halted=self._halted,
-        )
+            funding=rng.standard_normal((count, len(hours))) * 1e-4, funding_at=hours, facts=self._facts, halted=self._halted, adl=(),
+            regime=np.zeros(rows, np.int8), index=mid, log_ratio=None, pushed=False, spells=(), scale=np.ones(rows), jumps=(),
+            surroundings=Delays(), draws=None,
+        )  # fmt: skip
 
     def path(self, number: int) -> Path:
         return self._walk(number, self.grid.at, self.prices, 1.0)

@@ -10,8 +10,8 @@ from daemon.app.execution import compiler
 from daemon.engine.limits import HouseLimits
 from daemon.runbook.load import load_paths
 from daemon.simulation.book import load_book
-from daemon.simulation.stress.path import Fact
 from daemon.simulation.stress.stage import Played, Stage
+from daemon.simulation.stress.surroundings import Fact
 from daemon.units import FOREVER, NS
 from daemon.world.entities import Kind
 from tests.stress_world import START, ToySource
@@ -33,7 +33,7 @@ HALT = (("dydx", START + 10 * HOUR, START + 11 * HOUR),)
 def stage(*names: str, compiled: bool, source: ToySource | None = None, **parts: object) -> Stage:
     runbooks = load_paths([ROOT / "runbooks" / f"{name}.yaml" for name in names]).runbooks if names else ()
     futures = source or ToySource([BOOK.prices[market] for market in BOOK.market_ids], **parts)
-    return Stage(BOOK, runbooks=runbooks, house=HouseLimits(), source=futures, compiler=compiler() if compiled else None)
+    return Stage(BOOK, runbooks=runbooks, house=HouseLimits(), source=futures, compiler=compiler() if compiled else None, warm_up_days=1)
 
 
 def seen(played: Played) -> tuple[object, ...]:

@@ -1,7 +1,11 @@
 from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
 from daemon.units import FOREVER
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
     liquidated_at: int = FOREVER

@@ -10,6 +10,7 @@ Without a compiler, or where the compiled execution does not take the runbooks, 
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,13 +35,15 @@ from daemon.simulation.rehearsal import SOURCE, Answer, Rehearsal
 from daemon.simulation.stress.hot import StageHot
 from daemon.simulation.stress.ledger import Act, Costs, Ledger, needed_usd
 from daemon.simulation.stress.outcome import PathEnd, Side
-from daemon.simulation.stress.path import Fact, Grid, Path
+from daemon.simulation.stress.path import Grid, Path
+from daemon.simulation.stress.surroundings import Fact
 from daemon.units import FOREVER, NS
 from daemon.world.entities import Kind
 
 NULL = float("inf")  # a cell that is not part of its row
 FINE_STEP_NS = 5 * NS
 FINE_RATIO = 0.7  # margin ratio from which a path is looked at more closely
+GRAIN = 1e-9  # base units of a position before the start: it is there, and no price moves the account
 WARM_UP_DAYS = 8  # windows of a week are full
 DONE = Outcome(status="done")
 Ints = npt.NDArray[np.int64]
@@ -151,7 +154,7 @@ class Stage:
                 self.note = f"played by the plain execution, which is slower: {reason}"
                 self._compiler = None
                 self._open(days)
-            if not self._fired:
+            if self._opened:
                 break
             self.note = "the runbooks fire before the start, so their windows start empty"
 
@@ -181,34 +184,61 @@ class Stage:
         rehearsal.send(RunbooksLoaded(at=first, runbooks={book.path: book.digest for book in self.runbooks}))
         for market in self._markets:
             hot.arenas.row(Kind.MARKET, market)
-        opening = self._opening()
+        ledger = Ledger(self.book, self.source.opening(), start=self.start, costs=self.costs, index=self._index)
+        calm = (*ledger.parameters(), *self._surroundings(), *_flat(ledger.report(everything=True)))
         if path is None:
-            path = self._start_path()
-        ledger_rows = (*opening.parameters(), *self._surroundings(), *opening.report(everything=True))
+            path = self.source.opening()
         if isinstance(hot, StageHot):
-            hot.feed([self._block(path)], self.start)
-            rehearsal.send(Observed(at=first, source=SOURCE, rows=tuple(ledger_rows)))
-            rehearsal.wake(first)
-            while True:
-                limit = min(self.start, rehearsal.wake_at)
-                at, edges = hot.advance(limit)
-                if edges:
-                    rehearsal.taken(at, edges)
-                    rehearsal.wake(at)
-                elif rehearsal.wake_at <= self.start:
-                    rehearsal.wake(max(rehearsal.wake_at, rehearsal.now))
-                else:
-                    break
+            self._warm_columns(hot, rehearsal, path, calm)
         else:
-            for j, at in enumerate(path.at.tolist()):
-                rows = (*self._market_rows(path, j), *(ledger_rows if j == 0 else ()))
-                if rehearsal.wake_at < at:
-                    rehearsal.wake(at - 1)
-                rehearsal.send(Observed(at=at, source=SOURCE, rows=rows))
-                rehearsal.wake(at)
-        hot.mark()
+            self._warm_rows(rehearsal, path, calm)
+        self._opened = days == 0 or not self._starts()
+        if not self._opened:
+            return
+        self._fired = False
+        self._remember(rehearsal)
+        opening = tuple(ledger.report(everything=True))
+        rehearsal.send(Observed(at=self.start, source=SOURCE, rows=opening))
+        rehearsal.wake(self.start)
+        self._at_start: tuple[Row, ...] = ()
+        if self._starts():
+            # The book begins in trouble: what is done about it is part of every future.
+            self._at_start = opening
+            self._hot.go_back()
+            self._engine.go_back(self._mark)
+        else:
+            self._remember(rehearsal)
+
+    def _starts(self) -> bool:
+        """True when some run has started."""
+        return self._fired
+
+    def _remember(self, rehearsal: Rehearsal) -> None:
+        self._hot.mark()
         self._mark: Mark = self._engine.mark()
         self._wake_at = rehearsal.wake_at
+
+    def _warm_columns(self, hot: StageHot, rehearsal: Rehearsal, path: Path, calm: tuple[Row, ...]) -> None:
+        first = int(path.at[0])
+        hot.feed([self._block(path)], self.start)
+        rehearsal.send(Observed(at=first, source=SOURCE, rows=calm))
+        rehearsal.wake(first)
+        while True:
+            at, edges = hot.advance(min(self.start, rehearsal.wake_at))
+            if edges:
+                rehearsal.taken(at, edges)
+                rehearsal.wake(at)
+            elif rehearsal.wake_at <= self.start:
+                rehearsal.wake(max(rehearsal.wake_at, rehearsal.now))
+            else:
+                return
+
+    def _warm_rows(self, rehearsal: Rehearsal, path: Path, calm: tuple[Row, ...]) -> None:
+        for j, at in enumerate(path.at.tolist()):
+            if rehearsal.wake_at < at:
+                rehearsal.wake(at - 1)
+            rehearsal.send(Observed(at=at, source=SOURCE, rows=(*self._market_rows(path, j), *(calm if j == 0 else ()))))
+            rehearsal.wake(at)
 
     def _refuse(self, action: Action, at: int) -> Answer:
         return Answer(outcome=Outcome(status="rejected", reason="the world has not started"))
@@ -216,13 +246,6 @@ class Stage:
     def _notice(self, record: Record) -> None:
         if isinstance(record, RunStarted):
             self._fired = True
-
-    def _opening(self) -> Ledger:
-        return Ledger(self.book, self._start_path(), start=self.start, costs=self.costs, index=self._index)
-
-    def _start_path(self) -> Path:
-        """One row, at the start."""
-        return self.source.opening()
 
     def _surroundings(self) -> Iterator[Row]:
         for fact in self.source.surroundings():
@@ -363,6 +386,7 @@ class Stage:
         cash = self._cash(path, ledger)
         hot.feed([self._block(path), *([cash] if cash is not None else [])], end)
         done = self.start
+        self._begin(desk)
         while True:
             if self._engine.attentive:
                 look = hot.next_row_at(None, done)
@@ -386,9 +410,16 @@ class Stage:
                 desk.live(bound, looked=look == bound)
                 done = bound
 
+    def _begin(self, desk: _Desk) -> None:
+        """Tells what the book holds, where the start itself fires a trigger."""
+        if self._at_start:
+            desk.rehearsal.send(Observed(at=self.start, source=SOURCE, rows=self._at_start))
+            desk.rehearsal.wake(self.start)
+
     def _walk(self, path: Path, ledger: Ledger, desk: _Desk) -> None:
         """Instant by instant."""
         rehearsal = desk.rehearsal
+        self._begin(desk)
         for at in path.at.tolist():
             while True:
                 due = min(desk.next_fact_at, ledger.next_event_at(), rehearsal.wake_at)
@@ -479,6 +510,14 @@ class _Desk:
                 return Answer(outcome=DONE)
             case _:
                 assert_never(action)
+
+
+def _flat(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """The same accounts with next to nothing in them: positions that are there, on their side, and weigh nothing."""
+    return tuple(
+        replace(row, values={**row.values, "size": math.copysign(GRAIN, row.values["size"])}) if row.kind is Kind.POSITION else row
+        for row in rows
+    )
 
 
 def _stretches(wanted: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
