@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from daemon.errors import UserError
 from daemon.simulation.stress.draws import Bits, Draws
+from daemon.simulation.stress.oracle import Oracles
 from daemon.simulation.stress.premium import Premiums, dydx_rates, hyperliquid_rates, sampled
 from daemon.simulation.stress.prices import Coins, Jump
 from daemon.simulation.stress.regime import Spells, by_row, counts_of_rows, regime_spells
@@ -23,6 +24,7 @@ from daemon.simulation.stress.surroundings import Adl, Fact, RouteLike, SpellsOf
 from daemon.simulation.stress.tilt import Tilt
 from daemon.simulation.stress.worldfile import CALM, WorldSpec
 from daemon.units import HOUR_NS, MINUTE_NS, NS
+from daemon.world.margin import FUNDING_SAMPLES_AN_HOUR
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -78,6 +80,7 @@ class Path:
     scale: Floats  # factor on volatility: float64[rows], or [coins, rows] without dependence
     jumps: tuple[Jump, ...]
     surroundings: Surroundings
+    drivers: SpellsOf  # regimes by what they drive: the shared ones, or its own without dependence
     draws: Draws
 
     def delay_s(self, route: str, k: int, at: int | None = None) -> float:
@@ -85,7 +88,7 @@ class Path:
 
         With `at` (its start, ns) the regime of that time slows it down, and a finality delay of its source chain adds to it.
         """
-        return self.surroundings.delay_s(self.draws, route, k, None if at is None else (at, self.spells))
+        return self.surroundings.delay_s(self.draws, route, k, at, self.drivers, self.facts)
 
     def chance(self, purpose: str, entity: str, k: int) -> float:
         """One number in (0, 1) that is the same with and without runbooks."""
@@ -132,7 +135,8 @@ class PathSource:
         self.venues = {venue: (models or {}).get(venue, venue_model(venue)) for venue in venues}
         laws = [world.venues.get(self.venues[venue]) for venue in venues]  # type: ignore[call-overload]
         self._step_s = grid.step_ns / NS
-        self._premiums = Premiums(self.markets, [law.premium if law else None for law in laws], self.coin_of, self._step_s)
+        self._premiums = Premiums(self.markets, [law.premium if law else None for law in laws], self.coin_of, grid.steps, self._step_s)
+        self._oracles = Oracles(self.markets, [law.oracle if law else None for law in laws], grid.steps, grid.step_ns)
         specs = [world.asset(base) for base in bases]
         self._spreads = [spec.spread for spec in specs]
         self._depths = [spec.depth for spec in specs]
@@ -145,7 +149,7 @@ class PathSource:
         self._bits = Bits()
         shape = (len(self.coins.bases), grid.steps)
         self._normals, self._moves = np.empty(shape), np.empty(shape)
-        self._premium = np.zeros((len(self.markets), grid.steps))
+        self._shown = np.empty((len(self.markets), grid.steps))
         self._is_plain_map = self.coin_of == list(range(len(self.coins.bases)))
         first_hour = (grid.start // HOUR_NS + 1) * HOUR_NS
         self.funding_at: Ints = np.arange(first_hour, int(grid.at[-1]) + 1, HOUR_NS, dtype=np.int64)
@@ -184,19 +188,20 @@ class PathSource:
         grid, rows = self.grid, self.grid.steps
         of_driver = self.surroundings.drivers(draws, spells, self.dependence, grid.hours)
         by_market = [of_driver("premium", market) for market in self.markets]
-        first = self._premiums.draw(draws, by_market, self._moves, self._premium) if self._premiums.rows else np.zeros(len(self.markets))
-        events = self.surroundings.events(draws, of_driver, grid.hours)
         walked = np.cumsum(self._moves, axis=1, out=self._normals)
+        first, premium = self._premiums.draw(draws, by_market, walked) if self._premiums.any else (np.zeros(len(self.markets)), None)
+        events = self.surroundings.events(draws, of_driver, grid.hours)
         logs = walked if self._is_plain_map else walked[self.coin_of]
         index = np.exp(logs)
         index *= (self.prices / (1.0 + first))[:, None]
         mid = index
-        if self._premiums.rows:
-            mid = np.multiply(index, self._premium)
+        if premium is not None:
+            mid = np.multiply(index, premium)
             mid += index
         halts = events.halts
-        oracle = index
-        funding = self._funding(first, halts)
+        by_coin = [walked[coin] for coin in self.coin_of]
+        oracle = self._oracles.prices(draws, index, by_coin, first, premium, events.faults, self.prices / (1.0 + first))
+        funding = self._funding(first, premium, halts)
         regime = np.repeat(np.array([state for _, state in spells], dtype=np.int8), counts_of_rows(spells, rows, grid.rows_per_hour))
         spread, depth = self._books(of_driver)
         for array in (regime, index, mid, oracle, spread, depth, funding, scale):
@@ -204,7 +209,7 @@ class PathSource:
         return Path(
             number=number, at=grid.at, regime=regime, mid=mid, oracle=oracle, index=index, spread=spread, depth=depth, funding=funding,
             funding_at=self.funding_at, facts=events.facts, halted=halts, adl=events.adl, log_ratio=None, pushed=False, spells=spells,
-            scale=scale, jumps=jumps, surroundings=self.surroundings, draws=draws,
+            scale=scale, jumps=jumps, surroundings=self.surroundings, drivers=of_driver, draws=draws,
         )  # fmt: skip
 
     def _books(self, of_driver: SpellsOf) -> tuple[Floats, Floats]:
@@ -219,28 +224,32 @@ class PathSource:
             made.append(np.multiply.outer(np.array(values), row))
         return made[0], made[1]
 
-    def _funding(self, first: Floats, halts: Sequence[tuple[str, int, int]]) -> Floats:
+    def _funding(self, first: Floats, premium: Floats | None, halts: Sequence[tuple[str, int, int]]) -> Floats:
         """Settled rates of every full hour: float64[markets, hours]."""
         hours = len(self._hour_rows)
-        if not hours or not self._premiums.rows:
+        if not hours or premium is None:
             return np.zeros((len(self.markets), hours))
         ends = self._hour_rows
-        shown = sampled(self._premium[:, : ends[-1]], self._impact[:, None])
+        shown = sampled(premium, self._impact[:, None], out=self._shown)[:, : ends[-1]]
         per_hour = float(self.grid.rows_per_hour)
         counts = np.full((len(self.markets), hours), per_hour)
+        for venue, since, until in halts:
+            begin, end = np.searchsorted(self.grid.at, (since, until)).tolist()
+            end = min(end, int(ends[-1]))
+            mine = [i for i, market in enumerate(self.markets) if market.partition(":")[0] == venue]
+            shown[mine, begin:end] = 0.0
+            stood = np.clip(ends, begin, end) - np.clip(np.concatenate([[0], ends[:-1]]), begin, end)
+            counts[mine] -= stood
         opening = sampled(first, self._impact)
         begins = np.concatenate([[0], ends[:-1]])
-        sums = np.add.reduceat(shown, begins, axis=1)
-        if ends[0] == 0:
+        sums = np.add.reduceat(shown, begins, axis=1) if ends[-1] else np.zeros((len(self.markets), hours))
+        if ends[0] == 0:  # the first full hour strikes before the first row
             sums[:, 0] = 0.0
         sums[:, 0] += opening * self._before_start
-        minute = FUNDING_MINUTES / per_hour
+        minute = FUNDING_SAMPLES_AN_HOUR / per_hour  # samples a row
         rates = np.where(
             self._is_dydx[:, None],
             dydx_rates(sums * minute, counts * minute, self._default_8h[:, None], self._margins[:, :1], self._margins[:, 1:]),
             hyperliquid_rates(sums / np.maximum(counts, 1.0)),
         )
         return rates
-
-
-FUNDING_MINUTES = 60.0

@@ -84,21 +84,15 @@ class Coins:
     def log_moves(self, normals: Floats, scale: Floats, hours_per_row: float, out: Floats, *, correlated: bool) -> None:
         """Log move of every coin and row into `out`: float64[bases, rows]. `scale`: float64[rows], or [bases, rows]."""
         step = hours_per_row / YEAR_H
-        root = math.sqrt(step)
-        scratch = np.empty(normals.shape[1])
+        mix = self.lower if correlated else np.eye(len(self.bases))
+        # einsum and not matmul: sums of a fixed order, whatever the linear algebra library and its threads do.
+        np.einsum("ik,kt->it", mix * (self.volatility * math.sqrt(step))[:, None], normals, out=out)
+        out *= scale
         variance = scale * scale
-        for i in range(len(self.bases)):
-            row = out[i]
-            np.multiply(normals[i], self.volatility[i] * root * (self.lower[i, i] if correlated else 1.0), out=row)
-            if correlated:
-                for k in range(i):
-                    if self.lower[i, k] != 0.0:
-                        np.multiply(normals[k], self.volatility[i] * root * self.lower[i, k], out=scratch)
-                        row += scratch
-            row *= scale[i] if scale.ndim == 2 else scale
-            np.multiply(variance[i] if variance.ndim == 2 else variance, -0.5 * self.volatility[i] ** 2 * step, out=scratch)
-            scratch += self.drift[i] * step
-            row += scratch
+        for i, row in enumerate(out):
+            row += (-0.5 * self.volatility[i] ** 2 * step) * (variance[i] if variance.ndim == 2 else variance)
+            if self.drift[i]:
+                row += self.drift[i] * step
 
     def jumps(
         self,
