@@ -137,7 +137,7 @@ class _Account:
         sizes = np.array([float(holding.size) for holding in held])
         prices = path.oracle[where, first:]
         cost = float(sum(float(holding.size) * holding.entry for holding in held))
-        value = sizes @ prices
+        value = _weighed(sizes, prices)
         maintenance = self._requirement(held, sizes, prices)
         hours = self.rows_of_hours[self.hour :]
         paid = -(sizes[:, None] * path.oracle[where][:, hours] * path.funding[where, self.hour :]).sum(axis=0)
@@ -153,8 +153,7 @@ class _Account:
         """Maintenance margin of every row, USD."""
         if self.spec.model == "dydx-v4":
             fractions = np.array([holding.maintenance for holding in held])
-            total: Floats = (np.abs(sizes) * fractions) @ prices
-            return total
+            return _weighed(np.abs(sizes) * fractions, prices)
         total = np.zeros(prices.shape[1])
         for k, holding in enumerate(held):
             notional = np.abs(sizes[k]) * prices[k]
@@ -659,6 +658,14 @@ class Ledger:
             turnover_usd=counts.turnover_usd, in_80_at=int(self.path.at[first]) - self.start if bool(warned[first]) else FOREVER,
             needed_usd=0.0, runs=counts.runs,
         )  # fmt: skip
+
+
+def _weighed(weights: Floats, rows: Floats) -> Floats:
+    """Sum of weight x row, one row after the other: the same bits on every machine, whatever library multiplies matrices there."""
+    total: Floats = weights[0] * rows[0]
+    for weight, row in zip(weights[1:].tolist(), rows[1:], strict=True):
+        total += weight * row
+    return total
 
 
 def needed_usd(ledger: Ledger) -> float:

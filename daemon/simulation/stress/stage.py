@@ -131,7 +131,7 @@ class Stage:
         self.note = ""
         self._house = house
         self._markets = book.market_ids
-        self._index = {market: m for m, market in enumerate(self._markets)}
+        self.index = {market: m for m, market in enumerate(self._markets)}  # the path's row of each market
         models = {account.venue: account.model for account in book.accounts}
         self._grounds = _Grounds(
             ids=self._markets, accounts=tuple(account.id for account in book.accounts),
@@ -163,6 +163,25 @@ class Stage:
         """compiled | python."""
         return "python" if self._compiler is None else "compiled"
 
+    def worst_move(self, covariance: Floats) -> Floats | None:
+        """The least unlikely log move of the markets that liquidates some account: float64[markets]; None when none does.
+
+        To first order in the moves: along covariance x exposure, as far as the account's equity above maintenance lasts.
+        """
+        opening = Ledger(self.book, self.source.opening(), start=self.start, costs=self.costs, index=self.index)
+        found, likely = None, math.inf
+        for account in opening.accounts.values():
+            exposure = np.zeros(len(self._markets))
+            for holding in account.held:
+                price = account.price(holding)
+                exposure[holding.m] += float(holding.size) * price - abs(float(holding.size)) * price * holding.maintenance
+            room = account.equity() - account.maintenance()
+            spread = float(exposure @ covariance @ exposure)
+            if spread > 0.0 and room > 0.0 and room * room / spread < likely:
+                likely = room * room / spread
+                found = -(room / spread) * (covariance @ exposure)
+        return found
+
     # -- before the start --------------------------------------------------------------------------------------------------------
     def _open(self, days: int) -> None:
         """Links the runbooks, lives through the warm-up and marks the start."""
@@ -184,7 +203,7 @@ class Stage:
         rehearsal.send(RunbooksLoaded(at=first, runbooks={book.path: book.digest for book in self.runbooks}))
         for market in self._markets:
             hot.arenas.row(Kind.MARKET, market)
-        ledger = Ledger(self.book, self.source.opening(), start=self.start, costs=self.costs, index=self._index)
+        ledger = Ledger(self.book, self.source.opening(), start=self.start, costs=self.costs, index=self.index)
         calm = (*ledger.parameters(), *self._surroundings(), *_flat(ledger.report(everything=True)))
         if path is None:
             path = self.source.opening()
@@ -356,7 +375,7 @@ class Stage:
         return Played(end=end, path=path, without=ratio, having=ratio_with, acts=acts, acts_without=tuple(alone.acts))
 
     def _ledger(self, path: Path) -> Ledger:
-        return Ledger(self.book, path, start=self.start, costs=self.costs, index=self._index)
+        return Ledger(self.book, path, start=self.start, costs=self.costs, index=self.index)
 
     def _alone(self, path: Path) -> Ledger:
         ledger = self._ledger(path)
