@@ -9,17 +9,32 @@ change it between two seconds and are all in `log`.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
 
+from daemon.simulation import paths
 from daemon.simulation.bridges import Bridges, Refusal, TransferRequest, TransferState
-from daemon.simulation.exchange import Exchange, Happening, OrderRequest, OrderState
+from daemon.simulation.exchange import Exchange
+from daemon.simulation.ledger import Money
+from daemon.simulation.liquidation import GATE_BLOCKS
 from daemon.simulation.markets import HEIGHT_AT_START, MarketState, Settlement, is_lasting
 from daemon.simulation.paths import HISTORY_H
-from daemon.simulation.scenario import ALL_MARKETS, ErrorAfterAccept, ExternalClose, RateLimit, Scenario, Shock, VenueError, VenueHalt
+from daemon.simulation.scenario import (
+    ALL_MARKETS,
+    ErrorAfterAccept,
+    ExternalClose,
+    OrderReject,
+    RateLimit,
+    Scenario,
+    Shock,
+    VenueError,
+    VenueHalt,
+)  # fmt: skip
+from daemon.simulation.subaccount import Happening, OrderRequest, OrderState
 from daemon.units import NS
 
 LOG_MAX = 200_000
@@ -57,11 +72,13 @@ class World:
         self.shocks: list[Shock] = list(scenario.shocks)
         self.log: deque[LogEntry] = deque(maxlen=LOG_MAX)
         self.markets = {
-            symbol: MarketState(symbol=symbol, pair_id=i, spec=spec, seed=seed, start_s=self.start_s, history_h=history_h)
+            symbol: MarketState(
+                symbol=symbol, pair_id=i, spec=spec, seed=seed, start_s=self.start_s, history_h=history_h, model=scenario.venue.model
+            )
             for i, (symbol, spec) in enumerate(scenario.markets.items())
         }
         self.exchange = Exchange(
-            venue=scenario.venue, markets=self.markets, accounts=scenario.accounts, at=self.start_s * NS, height=self.height
+            venue=scenario.venue, markets=self.markets, accounts=scenario.accounts, at=self.start_s * NS, height=self.height, seed=seed
         )
         self.bridges = Bridges(
             seed=seed, venue=scenario.venue.name, routes=scenario.routes, chains=scenario.chains,
@@ -89,8 +106,8 @@ class World:
         if halted:
             self._halted_s += 1
         else:
-            if self._halted_s >= OUTAGE_GATE_S:
-                self.exchange.gate_until_height = self.height + 50
+            if self._halted_s >= OUTAGE_GATE_S and self.scenario.venue.model == "dydx-v4":
+                self.exchange.gate_until_height = self.height + GATE_BLOCKS
             self._halted_s = 0
             self.height += 1
             self.block_at = at
@@ -158,7 +175,7 @@ class World:
 
     def place(self, request: OrderRequest, raw: Mapping[str, object]) -> tuple[OrderState, bool, Reply] | Refusal:
         """Takes an order at `now_ns`: `(order, duplicate, how the reply goes out)`, or why it was refused."""
-        found = Refusal(reason="venue_halted", message="the chain produces no blocks") if self.halted else self.exchange.place(request)
+        found = self._rejected(request) or self.exchange.place(request)
         if isinstance(found, Refusal):
             self._record("order", str(request.client_id), "refused", "sent", raw, {"reason": found.reason})
             return found
@@ -167,6 +184,17 @@ class World:
         detail = {"order_id": order.id, "status": order.status, "filled_size": str(order.filled), "reason": order.reason}
         self._record("order", str(request.client_id), "duplicate" if duplicate else "executed", reply, raw, detail)
         return order, duplicate, reply
+
+    def _rejected(self, request: OrderRequest) -> Refusal | None:
+        """Why no order, or not this one, gets as far as the exchange."""
+        if self.halted:
+            return Refusal(reason="venue_halted", message="the chain produces no blocks")
+        for shock in self.shocks:
+            if isinstance(shock, OrderReject) and self._in_force(shock):
+                chance = paths.uniform(self.seed, f"reject.{self.second}.{request.address}/{request.subaccount}/{request.client_id}")
+                if chance < shock.share:
+                    return Refusal(reason="rejected", message="the order was rejected")
+        return None
 
     def cancel(
         self, address: str, number: int, market: str | None, client_id: int | None, raw: Mapping[str, object]
@@ -215,6 +243,21 @@ class World:
             if refusal:
                 return refusal
         return self.bridges.accept(request, fee, self.shocks, self.second, self.now_ns), False
+
+    def money(self) -> Money:
+        """Everybody's balances now, USD; their total never changes."""
+        exchange, ledger = self.exchange, self.exchange.ledger
+        transfers = self.bridges.transfers.values()
+        return Money(
+            collateral=math.fsum(account.quote for account in exchange.subaccounts.values()),
+            insurance_fund=ledger.insurance_total,
+            fees=ledger.fees,
+            counterparties=ledger.counterparties.quote,
+            vault=ledger.vault.quote,
+            buffers=float(sum(self.bridges.buffers.values(), Decimal(0))),
+            in_flight=float(sum((self.bridges.in_flight(name) for name in self.scenario.routes), Decimal(0))),
+            route_fees=float(sum((transfer.fee for transfer in transfers if transfer.status == "CREDITED"), Decimal(0))),
+        )
 
     # -- log ---------------------------------------------------------------------------------------------------------------------
 
