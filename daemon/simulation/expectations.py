@@ -110,7 +110,8 @@ class Expectation(BaseModel):
         """What is not as expected, a sentence each; empty when everything is."""
         less = {name: having[name] - lacking[name] for name in having}
         found = []
-        for where, expected, figures in (("with", self.having, having), ("without", self.lacking, lacking), ("difference", self.difference, less)):
+        courses = (("with", self.having, having), ("without", self.lacking, lacking), ("difference", self.difference, less))
+        for where, expected, figures in courses:
             found += [
                 f"{where}.{name} is {figures[name]:,g}, expected {bound.text}"
                 for name, bound in expected.bounds()

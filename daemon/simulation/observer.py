@@ -89,8 +89,9 @@ class Observer:
         rows: list[Row] = []
         failures: list[tuple[str, str]] = []
         status = self.world.error_status()
+        least_s = self.world.scenario.polls // NS
         for poll in self._polls:
-            if second % poll.every_s:
+            if second % max(poll.every_s, least_s):
                 continue
             if status is not None and poll.source != f"{self.venue}.parameters":
                 failures.append((poll.source, f"HTTP {status}: Internal Server Error"))
@@ -170,13 +171,11 @@ class Observer:
         return [self._row(state, book_values(bids, asks), self.world.block_at)]
 
     def _funding_rows(self, state: MarketState) -> list[Row]:
-        return [self._row(state, {"funding_rate": s.rate}, s.at) for s in list(state.settled)[-1:]]
+        return [self._row(state, {"funding_rate": state.settled[-1].rate}, state.settled[-1].at)] if state.settled else []
 
     def _candle_rows(self, state: MarketState) -> list[Row]:
-        return [
-            self._row(state, {"last_price": _on_tick(state, bar)}, min((bar.minute + 1) * MINUTE_NS, self.world.block_at))
-            for bar in state.all_bars()[-1:]
-        ]
+        bar = state.newest_bar
+        return [self._row(state, {"last_price": _on_tick(state, bar)}, min((bar.minute + 1) * MINUTE_NS, self.world.block_at))]
 
     def _account_rows(self, account: Account) -> list[Row]:
         subaccount = self.world.exchange.subaccounts[(account.address, account.subaccount)]

@@ -339,6 +339,7 @@ class Scenario(_Strict):
     source: str = ""  # where its figures are from
     confidence: Confidence | None = None  # how far they can be trusted
     horizon: Annotated[Duration | None, Field(ge=NS)] = None  # how much of it `reefd scenario run` plays
+    polls: Annotated[Duration, Field(ge=NS)] = NS  # nothing of the venue is read more often than that
     expect: Expectation = Expectation()
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 1
     start: Annotated[int | None, BeforeValidator(_start)] = None

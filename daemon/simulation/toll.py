@@ -45,8 +45,12 @@ class Blow:
         """The blow as `reefd scenario run` prints it."""
         return {
             "kind": self.kind, "at": iso(self.at), "until": iso(self.until), "account": self.account, "market": self.market,
-            "size": self.size, "price": self.price, "loss_usd": self.loss_usd, "fills": self.fills, "cause": self.cause,
+            "size": _known(self.size), "price": _known(self.price), "loss_usd": self.loss_usd, "fills": self.fills, "cause": self.cause,
         }  # fmt: skip
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
