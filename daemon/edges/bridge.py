@@ -20,7 +20,7 @@ from daemon.edges.http import HttpSource
 from daemon.edges.protocol import Clock, Poll, WriteMarks
 from daemon.edges.provides import BRIDGE
 from daemon.engine.actions import Action, MoveBuffer, Outcome
-from daemon.engine.answers import transfer_outcome
+from daemon.engine.answers import RETRYABLE_TRANSFER_REFUSALS, transfer_outcome
 from daemon.engine.events import Row
 from daemon.errors import EdgeError, UnknownOutcome
 from daemon.units import MINUTE_NS, NS, parse_iso
@@ -233,7 +233,7 @@ class BridgeEdge:
         except UnknownOutcome:
             raise
         except EdgeError as error:
-            if error.reason == "expired" and not error.retryable:
+            if error.reason in RETRYABLE_TRANSFER_REFUSALS and not error.retryable:
                 raise EdgeError(str(error), edge=self.name, reason=error.reason, retryable=True) from error
             raise
         finally:

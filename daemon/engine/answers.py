@@ -10,8 +10,10 @@ from decimal import Decimal
 
 from daemon.engine.actions import Outcome
 
-# Refusals that say nothing against sending the rest again under a new id: late, a clash of 32-bit ids, or a market that is shut for now.
-RETRYABLE_REFUSALS = frozenset({"expired", "client_id_reused", "rate_limited"})
+# Refusals that say nothing against sending the rest again under a new id: late, a clash of 32-bit ids, too many, dropped in a crowd.
+RETRYABLE_REFUSALS = frozenset({"expired", "client_id_reused", "rate_limited", "congested"})
+# The same of a transfer, whose ids are unique for ever.
+RETRYABLE_TRANSFER_REFUSALS = frozenset({"expired", "congested"})
 
 
 def client_id(action_id: str) -> int:
@@ -37,11 +39,13 @@ def order_outcome(
 def transfer_outcome(*, status: str, reference: str, amount: Decimal, fee_usd: Decimal) -> Outcome:
     """What a transfer's status means: done once the source is debited, failed when the money came back. USD."""
     match status:
-        case "DEBITED":
+        case "DEBITED" | "ATTESTED":
             return Outcome(status="done", reason="in flight", reference=reference, amount=amount, fee_usd=fee_usd)
         case "CREDITED":
             return Outcome(status="done", reason="credited", reference=reference, amount=amount, fee_usd=fee_usd)
         case "REFUNDED":
             return Outcome(status="failed", reason="refunded: the route gave it back", reference=reference)
-        case other:  # EXPIRED: debited, not credited, not refunded yet
+        case "REJECTED":
+            return Outcome(status="failed", reason="never debited: the source chain did not take it", reference=reference)
+        case other:  # REQUESTED: not debited yet. EXPIRED, STUCK, LOST: debited, neither credited nor refunded. Else: not known here.
             return Outcome(status="unknown", reason=f"the transfer is {other}", reference=reference, amount=amount)

@@ -1,7 +1,7 @@
 """What a dispatcher does with actions, on a simulated world in this process (floor 5): send once, then look up, never send again.
 
     hands = Hands(world, accounts)
-    hands.take(action)                # decided; it reaches the venue with the world's next second
+    hands.take(action, at)            # decided; it reaches the venue with the world's next second
     for action_id, outcome in hands.work(): ...
 
 Refusals, lost replies and outages become the outcomes that `service/dispatcher.py` would report over HTTP.
@@ -9,7 +9,7 @@ Refusals, lost replies and outages become the outcomes that `service/dispatcher.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from typing import assert_never
@@ -26,7 +26,13 @@ from daemon.engine.actions import (
     Resume,
     ShrinkPosition,
 )
-from daemon.engine.answers import RETRYABLE_REFUSALS, client_id, order_outcome, transfer_outcome
+from daemon.engine.answers import (
+    RETRYABLE_REFUSALS,
+    RETRYABLE_TRANSFER_REFUSALS,
+    client_id,
+    order_outcome,
+    transfer_outcome,
+)
 from daemon.simulation.bridges import Refusal, TransferRequest, TransferState
 from daemon.simulation.exchange import OrderRequest, OrderState
 from daemon.simulation.world import Reply, World
@@ -55,23 +61,25 @@ class Hands:
     world: World
     accounts: Sequence[Account]
     settled_at: dict[str, int] = field(default_factory=dict)
-    _waiting: list[Wired | CallWebhook] = field(default_factory=list)
+    _waiting: list[tuple[int, Wired | CallWebhook]] = field(default_factory=list)  # (when it reaches the venue, ns; what)
     _asked: list[_Asked] = field(default_factory=list)
 
-    def take(self, action: Action) -> None:
-        """Queues an action whose intent is decided; gates and notices are done with that."""
+    def take(self, action: Action, at: int) -> None:
+        """Queues an action whose intent is decided at `at`; gates and notices are done with that."""
         match action:
             case Halt() | Resume() | Notify():
                 return
             case ShrinkPosition() | MoveBuffer() | CancelOrders() | CallWebhook():
-                self._waiting.append(action)
+                self._waiting.append((at + self._latency_ns(action, at), action))
             case _:
                 assert_never(action)
 
     def work(self) -> list[tuple[str, Outcome]]:
         """Sends what waits and looks up what is unknown, at the world's second; `(action id, outcome)` of what is known now."""
-        waiting, self._waiting = self._waiting, []
-        found = [(action.action_id, outcome) for action in waiting for outcome in self._carry_out(action)]
+        now = self.world.now_ns
+        arrived = [action for when, action in self._waiting if when <= now]
+        self._waiting = [(when, action) for when, action in self._waiting if when > now]
+        found = [(action.action_id, outcome) for action in arrived for outcome in self._carry_out(action)]
         for asked in [asked for asked in self._asked if asked.next_s <= self.world.second]:
             outcome = self._lookup(asked.action)
             if outcome is None:
@@ -84,6 +92,20 @@ class Hands:
             if outcome.status != "unknown":
                 self.settled_at[action_id] = self.world.now_ns
         return found
+
+    def _latency_ns(self, action: Wired | CallWebhook, at: int) -> int:
+        """How long a request is on its way to the book; a transfer's own delay is its route's."""
+        match action:
+            case ShrinkPosition():
+                request = self._order(action)
+                return self.world.latency_ns(f"{request.address}/{request.subaccount}/{request.client_id}")
+            case CancelOrders():
+                account = self._account(action.account)
+                return self.world.latency_ns(f"cancel/{account.address}/{account.subaccount}/{at}")
+            case MoveBuffer() | CallWebhook():
+                return 0
+            case _:
+                assert_never(action)
 
     def _carry_out(self, action: Wired | CallWebhook) -> list[Outcome]:
         """Sends one action; an unclear answer is looked up at once, and reported unknown where that does not help."""
@@ -101,7 +123,7 @@ class Hands:
         return [outcome]
 
     def _send(self, action: Wired) -> Outcome:
-        status = self.world.error_status()
+        status = self.world.error_status(writing=True)
         if status is not None:
             return Outcome(status="unknown", reason=f"HTTP {status}: Internal Server Error")
         match action:
@@ -112,7 +134,9 @@ class Hands:
             case MoveBuffer():
                 transfer = self._transfer(action)
                 moved = self.world.transfer(transfer, _raw(transfer))
-                return _refused(moved) if isinstance(moved, Refusal) else _replied(_transfer_outcome(moved[0]), moved[2])
+                if isinstance(moved, Refusal):
+                    return _refused(moved, RETRYABLE_TRANSFER_REFUSALS)
+                return _replied(_transfer_outcome(moved[0]), moved[2])
             case CancelOrders():
                 account = self._account(action.account)
                 market = None if action.market is None else _ticker(action.market)
@@ -181,8 +205,8 @@ def _replied(outcome: Outcome, reply: Reply) -> Outcome:
             return Outcome(status="unknown", reason="the connection broke before the answer")
 
 
-def _refused(refusal: Refusal) -> Outcome:
-    status: OutcomeStatus = "failed" if refusal.reason in RETRYABLE_REFUSALS else "rejected"
+def _refused(refusal: Refusal, retryable: Collection[str] = RETRYABLE_REFUSALS) -> Outcome:
+    status: OutcomeStatus = "failed" if refusal.reason in retryable else "rejected"
     return Outcome(status=status, reason=f"{refusal.reason}: {refusal.message}")
 
 

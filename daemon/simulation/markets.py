@@ -10,14 +10,17 @@ from decimal import Decimal
 import numpy as np
 
 from daemon.simulation import paths
+from daemon.simulation.faults import ALL_MARKETS, VenueHalt
+from daemon.simulation.fields import is_lasting
+from daemon.simulation.oracle import OracleFeed
+from daemon.simulation.oracle_models import OracleSpec
 from daemon.simulation.paths import Bar, IndexPath, Level
-from daemon.simulation.scenario import ALL_MARKETS, MarketSpec, MarketStatus, OracleFreeze, OracleLag, ParameterChange, Shock, ThinBook
+from daemon.simulation.scenario import MarketSpec, MarketStatus, ParameterChange, Shock, ThinBook
 from daemon.units import NS
 from daemon.world import margin
 
 BARS_MAX = (paths.HISTORY_H + 24 * 30) * 60
 SETTLED_MAX = paths.HISTORY_H + 24 * 365
-LAG_MAX_S = 3600  # how far back an oracle lag can look
 HEIGHT_AT_START = 50_000_000  # blocks of one second before the venue's start, so that history has heights
 
 
@@ -29,11 +32,6 @@ class Settlement:
     rate: float
     price: float
     height: int
-
-
-def is_lasting(shock: Shock, second: int) -> bool:
-    """True while a shock with a duration is in force at a second since the start."""
-    return shock.at <= second * NS < shock.at + (getattr(shock, "lasts", None) or 0)
 
 
 @dataclass(slots=True)
@@ -48,6 +46,7 @@ class MarketState:
     history_h: int = paths.HISTORY_H  # hours of bars and settlements before the start, >= 2
     path: IndexPath = field(init=False)
     jitter: list[float] = field(init=False)
+    feed: OracleFeed = field(init=False)
     second: int = 0
     index: float = 0.0
     oracle: float = 0.0
@@ -59,7 +58,6 @@ class MarketState:
     next_rate: float = 0.0
     settled: deque[Settlement] = field(default_factory=lambda: deque(maxlen=SETTLED_MAX))
     bars: deque[Bar] = field(default_factory=lambda: deque(maxlen=BARS_MAX))
-    _recent: deque[float] = field(default_factory=lambda: deque(maxlen=LAG_MAX_S))
     _book: tuple[tuple[Level, ...], tuple[Level, ...]] | None = None
     _taken: dict[Decimal, Decimal] = field(default_factory=dict)
     _depth_left: float = 1.0
@@ -70,15 +68,15 @@ class MarketState:
         self.path = IndexPath(self.seed, self.symbol, self.spec)
         self.jitter = paths.jitter_table(self.seed, self.symbol)
         self.index = self.spec.price
-        self.oracle = self._published(self.spec.price)
+        digits = max(0, -int(self.spec.tick.normalize().as_tuple().exponent)) + 4  # an oracle publishes four more than the tick has
+        spec = self.spec.oracle or OracleSpec(deviation=self.spec.oracle_deadband)
+        self.feed = OracleFeed(
+            seed=self.seed, symbol=self.symbol, spec=spec, start_s=self.start_s, digits=digits, price=self.spec.price
+        )  # fmt: skip
+        self.oracle = self.feed.price
         self.initial_margin, self.maintenance_margin = self.spec.initial_margin, self.spec.maintenance_margin
         self._spread = self.spec.spread
         self._fill_history()
-
-    def _published(self, price: float) -> float:
-        """A price with the digits an oracle publishes: four more than the tick has."""
-        digits = -int(self.spec.tick.normalize().as_tuple().exponent)
-        return round(price, max(0, digits) + 4)
 
     def _fill_history(self) -> None:
         bars = paths.history_bars(self.path, self.jitter, self.start_s, self.history_h)
@@ -98,7 +96,7 @@ class MarketState:
             rate = margin.funding_rate_hourly(total, 60, 0.0, self.initial_margin, self.maintenance_margin)
             boundary = (hour + 1) * 3600
             price = first_price.get(boundary // 60, self.spec.price)
-            self._settle(boundary - self.start_s, rate, self._published(price), HEIGHT_AT_START + boundary + 1 - self.start_s)
+            self._settle(boundary - self.start_s, rate, self.feed.rounded(price), HEIGHT_AT_START + boundary + 1 - self.start_s)
         running = start_minute - start_minute // 60 * 60
         self.samples = running
         self.samples_sum = float(samples[len(samples) - running :].sum()) if running else 0.0
@@ -118,15 +116,16 @@ class MarketState:
         self._taken.clear()
         mine = [shock for shock in shocks if getattr(shock, "market", None) in (self.symbol, ALL_MARKETS)]
         self.index = self.path.at(second) * paths.price_factor(mine, self.symbol, second)
-        self._recent.append(self.index)
         self._parameters(mine)
-        if not halted:
-            self._publish_oracle(mine)
+        halts = [shock for shock in shocks if isinstance(shock, VenueHalt)]
+        self.feed.advance(second, self.index, [*mine, *halts], halted=halted)
+        self.oracle = self.feed.price
         self._extend_bar()
         epoch = self.start_s + second
         if epoch % 60 == 0 and not halted:
             minute = epoch // 60 - self.start_s // 60
-            self.samples_sum += paths.premium_sample(self.seed, self.symbol, self.spec, self._minute_shocks(mine), minute)
+            if not self.feed.votes_zero:
+                self.samples_sum += paths.premium_sample(self.seed, self.symbol, self.spec, self._minute_shocks(mine), minute)
             self.samples += 1
             self.next_rate = margin.funding_rate_predicted(self.samples_sum, self.samples, 0.0)
         if epoch % 3600 == 1:
@@ -157,17 +156,6 @@ class MarketState:
                     self._spread = max(self._spread, shock.spread or 0.0)
                 case _:
                     pass
-
-    def _publish_oracle(self, mine: Sequence[Shock]) -> None:
-        target = self.index
-        for shock in mine:
-            if isinstance(shock, OracleFreeze) and is_lasting(shock, self.second):
-                return
-            if isinstance(shock, OracleLag) and is_lasting(shock, self.second):
-                back = min(len(self._recent), max(1, shock.by // NS + 1))
-                target = self._recent[-back]
-        if abs(target / self.oracle - 1.0) >= self.spec.oracle_deadband:
-            self.oracle = self._published(target)
 
     def _extend_bar(self) -> None:
         minute, price = (self.start_s + self.second) // 60, self.index

@@ -224,14 +224,13 @@ class Observer:
         rows = []
         for name, spec in world.scenario.routes.items():
             typical, slow = bridges.eta_ns(name, world.shocks, world.second)
-            in_flight = float(bridges.in_flight(name))
             values = {
                 "route_open": float(bridges.is_open(name, world.shocks, world.second)),
                 "route_fee": spec.fee,
                 "route_eta": typical / NS,
-                "in_flight": in_flight,
+                "in_flight": float(bridges.in_flight(name)),
                 "route_eta_slow": slow / NS,
-                "route_capacity": max(0.0, spec.capacity - in_flight),
+                "route_capacity": float(bridges.capacity(name, world.shocks, world.second)),
             }
             rows.append(Row(kind=Kind.ROUTE, entity=name, values=values))
         return rows

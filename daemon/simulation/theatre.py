@@ -92,7 +92,7 @@ def play(scenario: Scenario, *, seed: int, topology: Topology, engine: Engine, r
     log = EpisodeLog(runbooks, topology)
 
     def answer(action: Action, at: int) -> Answer:
-        hands.take(action)
+        hands.take(action, at)
         return LATER
 
     rehearsal = Rehearsal(engine, answer=answer, take=log.take)

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from daemon.simulation.bridges import FLYING
 from daemon.simulation.world import LogEntry, World
 from daemon.units import NS, iso
 from daemon.world import margin
 
 FORCED = ("liquidated", "deleveraged")  # what the venue does to an account that is under water
 SEVERAL_S = 60  # forced fills of one account no further apart than this are one liquidation
-UNDELIVERED = ("DEBITED", "EXPIRED", "ATTESTED")  # money on its way, there or back
-LOST = "STUCK"
-TOLD_APART = ("funding", "transfer_credited", "transfer_refunded")  # happenings that are no blow
+STUCK = ("STUCK", "LOST")  # debited, and nobody says that it will arrive
+MOVING = tuple(FLYING - {*STUCK})  # on its way, there or back
+NO_BLOW = ("funding", "transfer_")  # how the happenings begin that are no blow
 
 Json = dict[str, object]
 
@@ -126,7 +127,7 @@ class Tally:
             news.append(entry)
         for entry in reversed(news):
             self._seq = entry.seq
-            if entry.outcome == "world" and entry.kind not in TOLD_APART:
+            if entry.outcome == "world" and not entry.kind.startswith(NO_BLOW):
                 self._note(entry)
         self._watch()
 
@@ -184,9 +185,8 @@ class Tally:
     def _buffers(self) -> float:
         return float(sum(self.world.bridges.buffers.values()))
 
-    def _moving(self, *statuses: str) -> float:
-        wanted = statuses or UNDELIVERED
-        return float(sum(t.arriving for t in self.world.bridges.transfers.values() if t.status in wanted))
+    def _moving(self, statuses: Sequence[str] = MOVING) -> float:
+        return float(sum(t.arriving for t in self.world.bridges.transfers.values() if t.status in statuses))
 
     def toll(self) -> Toll:
         """The figures as of the last second."""
@@ -207,10 +207,10 @@ class Tally:
             margin_ratio_max=max(self.ratios),
             margin_ratio_end=self.ratios[-1],
             fees_usd=math.fsum(fill.fee for fill in ours),
-            transfer_fees_usd=float(sum(t.fee for t in transfers if t.status in ("CREDITED", *UNDELIVERED))),
+            transfer_fees_usd=float(sum(t.fee for t in transfers if t.status in ("CREDITED", *MOVING))),
             funding_usd=math.fsum(payment.payment for account in accounts for payment in account.payments),
             in_flight_usd=self._moving(),
-            stuck_usd=self._moving(LOST),
+            stuck_usd=self._moving(STUCK),
             buffers_end_usd=self._buffers(),
             liquidated_at=min((blow.at for blow in forced), default=None),
             blows=tuple(self.blows),
