@@ -43,9 +43,10 @@ from daemon.simulation.faults import (
     VenueHalt,
     VenueLatency,
 )
-from daemon.simulation.fields import Duration, Exact, Gwei, LastingShock, Price, Rate, Ratio, Strict, TimedShock, Usd, exact
+from daemon.simulation.fields import Duration, Exact, Gwei, LastingShock, Price, Rate, Ratio, TimedShock, Usd, exact
 from daemon.simulation.oracle_models import OracleSpec
 from daemon.simulation.route_models import RouteSpec, via_of
+from daemon.simulation.strict_file import Strict
 from daemon.units import NS, parse_iso, parse_quantity
 
 Plain = None | str | list["Plain"] | dict[str, "Plain"]
