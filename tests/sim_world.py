@@ -5,8 +5,8 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
-from daemon.simulation.exchange import OrderRequest, Subaccount
 from daemon.simulation.scenario import parse_scenario
+from daemon.simulation.subaccount import OrderRequest, Subaccount
 from daemon.simulation.world import World
 from daemon.units import NS
 

@@ -142,14 +142,17 @@ def _pnl(values: Floats, weights: Floats) -> Json:
 # -- harm ------------------------------------------------------------------------------------------------------------------------
 
 
+def harms(tally: Tally, poorer_by: float) -> tuple[Mask, Mask, Mask]:
+    """Paths that the runbooks saved, that were liquidated only with them, and that are poorer by more than an amount, USD."""
+    before, after = tally.without.liquidated_at < FOREVER, tally.having.liquidated_at < FOREVER
+    saved, killed = before & ~after, after & ~before
+    return saved, killed, (tally.having.pnl_usd - tally.without.pnl_usd < -poorer_by) & ~saved & ~killed
+
+
 def _harm(tally: Tally, weights: Floats, poorer_by: float) -> Json:
     """Paths that are worse only with the runbooks, and those that they saved."""
-    without, having = tally.without, tally.having
-    before, after = without.liquidated_at < FOREVER, having.liquidated_at < FOREVER
-    change = having.pnl_usd - without.pnl_usd
-    killed = after & ~before
-    saved = before & ~after
-    poorer = (change < -poorer_by) & ~saved & ~killed
+    saved, killed, poorer = harms(tally, poorer_by)
+    change = tally.having.pnl_usd - tally.without.pnl_usd
     harmed = killed | poorer
     return {
         "harmed_paths": int(np.count_nonzero(harmed)),
