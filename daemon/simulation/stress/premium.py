@@ -126,12 +126,20 @@ class Premiums:
         self._walk = np.empty((len(order), self.knots, self.per_knot))
         self._knot_rows = np.minimum(np.arange(1, self.knots + 1) * self.per_knot, rows) - 1
 
+    def first(self, states: Sequence[int]) -> Floats:
+        """The premium at the start of a path, its regime's mean: float64[markets]. `states`: the regime of each market at the start."""
+        first = np.zeros(len(self.markets))
+        for group in self.groups:
+            for market in group.markets:
+                first[market] = group.levels[states[market]]
+        return first
+
     def draw(self, draws: Draws, spells: Sequence[Spells], walked: Floats) -> tuple[Floats, Floats]:
         """Premiums at the start, float64[markets], and by row, float64[markets, rows] (its memory is used again by the next path).
 
         `spells`: of each market; `walked`: log of the coins' index over its start, by row.
         """
-        first = np.zeros(len(self.markets))
+        first = self.first([own[0][1] for own in spells])
         pushed = np.diff(walked[:, self._knot_rows], axis=1, prepend=0.0) if self.any_response else None
         shared = all(own is spells[0] for own in spells)
         for group in self.groups:
@@ -145,8 +153,7 @@ class Premiums:
                     self._add_level(row, group, spells[market])
             if pushed is not None and group.spec.response:
                 pushes += group.spec.response * pushed[list(group.coins)]
-            begins = np.array([group.levels[spells[market][0][1]] for market in group.markets])
-            first[list(group.markets)] = begins
+            begins = first[list(group.markets)]
             ends = self._ends[group.begin : group.end]
             ends[:, :, 1] = mean_reverting(pushes, group.decay, begins)
             ends[:, 0, 0] = begins
