@@ -294,7 +294,7 @@ def stress(
     paths: Annotated[int, typer.Option("--paths", metavar="N", min=1, help="How many futures.")] = 10_000,
     horizon: Annotated[str, typer.Option("--horizon", metavar="DURATION", help="How far they go: whole hours, 1h to 92d.")] = "7d",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of every draw.")] = 0,
-    runbooks: Annotated[Path, typer.Option("--runbooks", metavar="PATH", help="Runbooks that play: a file or a folder.")] = DEFAULT_RUNBOOKS,
+    runbooks: Annotated[Path, typer.Option("--runbooks", metavar="PATH", help="A file or a folder of them.")] = DEFAULT_RUNBOOKS,
     no_runbooks: Annotated[bool, typer.Option("--no-runbooks", help="Nobody acts: the book alone.")] = False,
     limits: Annotated[Path | None, typer.Option("--limits", metavar="FILE", help="House limits to apply; none when absent.")] = None,
     workers: Annotated[int | None, typer.Option("--workers", metavar="N", min=1, help="Processes; as many as cores when absent.")] = None,

@@ -7,6 +7,7 @@ stress are sent all they need.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,22 +23,22 @@ _connect: Any = Client  # it ships no types
 
 def sweep_on_cluster(*args: Any, cluster: str, **options: Any) -> int:
     """`sweep` with the cluster's executor in the place of local processes. Raises UserError when the scheduler cannot be reached."""
-    with _connected(cluster, options.pop("workers", None)) as on:
-        return sweep(*args, **on, **options)
+    with _connected(cluster, options.pop("workers", None)) as (workers, executor):
+        return sweep(*args, workers=workers, executor=executor, **options)
 
 
 def stress_on_cluster(*args: Any, cluster: str, **options: Any) -> int:
     """`stress` with the cluster's executor in the place of local processes. Raises UserError when the scheduler cannot be reached."""
-    with _connected(cluster, options.pop("workers", None)) as on:
-        return stress(*args, **on, **options)
+    with _connected(cluster, options.pop("workers", None)) as (workers, executor):
+        return stress(*args, workers=workers, executor=executor, **options)
 
 
 @contextmanager
-def _connected(cluster: str, workers: int | None) -> Iterator[dict[str, Any]]:
+def _connected(cluster: str, workers: int | None) -> Iterator[tuple[int, Executor]]:
     try:
         client = _connect(cluster, timeout=CONNECT_S)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"--cluster {cluster}: the scheduler cannot be reached ({reason}); write tcp://HOST:8786") from error
     with client:
-        yield {"workers": workers or sum(client.nthreads().values()) or 1, "executor": client.get_executor()}
+        yield workers or sum(client.nthreads().values()) or 1, client.get_executor()

@@ -25,6 +25,7 @@ from daemon.errors import RunbookError, UserError
 from daemon.runbook.load import load_documents, runbook_files
 from daemon.runbook.model import Runbook
 from daemon.simulation.book import Book, parse_book
+from daemon.simulation.stress.aim import aim
 from daemon.simulation.stress.estimates import worth_weighting
 from daemon.simulation.stress.fan import Act, DrawnPath, Fan
 from daemon.simulation.stress.figures import Json, Subject, figures
@@ -34,14 +35,13 @@ from daemon.simulation.stress.path import Grid
 from daemon.simulation.stress.report import RestsOn, StressReport, pairs_of
 from daemon.simulation.stress.stage import Played, Stage
 from daemon.simulation.stress.tally import Tally
-from daemon.simulation.stress.tilt import Tilt
 from daemon.simulation.stress.worldfile import WorldSpec, parse_world
 from daemon.units import FOREVER, HOUR_NS, MINUTE_NS, parse_duration, parse_iso
 
 START = "2026-01-05T00:00:00Z"  # a Monday; nothing depends on it but hours of funding
 HORIZON_NS_MAX = 92 * 24 * HOUR_NS
 BATCH = 50  # paths that a worker takes at once
-PILOT_PATHS = 200  # from which the direction of a tilt is taken
+PILOT_PATHS, PILOT_LEAST = 200, 50  # by which it is judged whether liquidations are rare; fewer say nothing
 RARE_BELOW = 0.01  # of the pilot's paths liquidated: below it the rare ones are looked for
 DRAWN_MAX = 20
 COMPILED_FROM = 20  # paths below which a compiler does not pay
@@ -61,7 +61,7 @@ class Job:
     compiled: bool
     dependence: bool = True
     left_out: str = ""
-    push: tuple[float, ...] = ()  # log moves by market that rare paths are pushed by; empty: all are drawn plainly
+    aimed: bool = False  # rare liquidations are looked for by importance sampling
 
     @property
     def horizon_ns(self) -> int:
@@ -75,7 +75,6 @@ class Batch:
 
     tally: Tally
     fan: Fan
-    moves: npt.NDArray[np.float64] | None = None  # log moves to the horizon, float64[paths, markets], of a pilot
     note: str = ""
 
 
@@ -86,7 +85,7 @@ class Batch:
 def stage_of(job: Job) -> Stage:
     """The job made ready, once a process."""
     book, world = book_of(job), world_of(job)
-    tilt = Tilt(move=dict(zip(book.market_ids, job.push, strict=True)), horizon_ns=job.horizon_ns) if job.push else None
+    tilt = aim(world, book, horizon_ns=job.horizon_ns, start=job.start) if job.aimed else None
     grid = Grid(start=job.start, steps=job.steps)
     futures = WorldFutures(world, book, grid=grid, seed=job.seed, tilt=tilt, dependence=job.dependence)
     return Stage(
@@ -217,8 +216,8 @@ def stressed(
     with progress_bar("stressing", paths) as progress:
         batches = spread(play_batch, job, _batches(range(paths)), workers=count, executor=executor, progress=progress)
     tally, fan = Tally.merged([batch.tally for batch in batches]), Fan(job.horizon_ns // HOUR_NS)
-    if job.push and not worth_weighting(tally.weights):
-        job = replace(job, push=())
+    if job.aimed and not worth_weighting(tally.weights):
+        job = replace(job, aimed=False)
         notes.append("the paths that were pushed weigh too little, so all were drawn plainly")
         batches = spread(play_batch, job, _batches(range(paths)), workers=count, executor=executor, progress=None)
         tally = Tally.merged([batch.tally for batch in batches])
@@ -257,20 +256,15 @@ def _equity(book: Book, stage: Stage) -> float:
 
 
 def _aimed(job: Job, stage: Stage, paths: int) -> tuple[Job, str]:
-    """The job with a tilt where liquidations are rare: towards the least unlikely move that liquidates the book."""
+    """The job with a tilt where liquidations are rare among its first paths."""
     pilot = min(PILOT_PATHS, paths)
-    bare = stage_of(replace(job, runbooks=()))
-    moves, hits = [], 0
-    for number in range(pilot):
-        played = bare.open(number)
-        moves.append(np.log(played.path.mid[:, -1] / played.path.mid[:, 0]))
-        hits += played.end.without.liquidated_at < FOREVER
-    if hits >= RARE_BELOW * pilot or pilot < 50:
+    bare = stage if not stage.runbooks else stage_of(replace(job, runbooks=()))
+    hits = sum(bare.play(number).without.liquidated_at < FOREVER for number in range(pilot))
+    if hits >= RARE_BELOW * pilot or pilot < PILOT_LEAST:
         return job, ""
-    move = bare.worst_move(np.cov(np.array(moves), rowvar=False).reshape(len(moves[0]), -1))
-    if move is None:
+    if aim(world_of(job), bare.book, horizon_ns=job.horizon_ns, start=job.start) is None:
         return job, "no move of these markets liquidates the book, so rare paths were not looked for"
-    return replace(job, push=tuple(move.tolist())), ""
+    return replace(job, aimed=True), ""
 
 
 def _left_out(

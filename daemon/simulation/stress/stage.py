@@ -163,25 +163,6 @@ class Stage:
         """compiled | python."""
         return "python" if self._compiler is None else "compiled"
 
-    def worst_move(self, covariance: Floats) -> Floats | None:
-        """The least unlikely log move of the markets that liquidates some account: float64[markets]; None when none does.
-
-        To first order in the moves: along covariance x exposure, as far as the account's equity above maintenance lasts.
-        """
-        opening = Ledger(self.book, self.source.opening(), start=self.start, costs=self.costs, index=self.index)
-        found, likely = None, math.inf
-        for account in opening.accounts.values():
-            exposure = np.zeros(len(self._markets))
-            for holding in account.held:
-                price = account.price(holding)
-                exposure[holding.m] += float(holding.size) * price - abs(float(holding.size)) * price * holding.maintenance
-            room = account.equity() - account.maintenance()
-            spread = float(exposure @ covariance @ exposure)
-            if spread > 0.0 and room > 0.0 and room * room / spread < likely:
-                likely = room * room / spread
-                found = -(room / spread) * (covariance @ exposure)
-        return found
-
     # -- before the start --------------------------------------------------------------------------------------------------------
     def _open(self, days: int) -> None:
         """Links the runbooks, lives through the warm-up and marks the start."""
