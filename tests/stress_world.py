@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 
 from daemon.simulation.stress.path import Grid, Path
@@ -12,10 +14,13 @@ from daemon.world.entities import Kind
 START = 1_770_000_000 * NS // (3600 * NS) * (3600 * NS)
 
 
+OPEN = {"route_open": 1.0, "route_fee": 0.001, "route_eta": 600.0, "route_eta_slow": 1200.0}
+
+
 class Delays:
     """Every transfer takes ten minutes, and each one minute more than the one before."""
 
-    def delay_s(self, draws: object, route: str, k: int, moment: object) -> float:
+    def delay_s(self, draws: object, route: str, k: int, *moment: object) -> float:
         return 600.0 + 60.0 * k
 
 
@@ -33,12 +38,13 @@ class ToySource:
         steps = rng.standard_normal((count, rows)) * (self.volatility * scale / np.sqrt(525_600))
         mid = spot[:, None] * np.exp(np.cumsum(steps, axis=1))
         hours = at[at % (3600 * NS) == 0]
-        return Path(
-            number=number, at=at, mid=mid, oracle=mid.copy(), spread=np.full_like(mid, 4e-4), depth=np.full_like(mid, 2e6),
-            funding=rng.standard_normal((count, len(hours))) * 1e-4, funding_at=hours, facts=self._facts, halted=self._halted, adl=(),
-            regime=np.zeros(rows, np.int8), index=mid, log_ratio=None, pushed=False, spells=(), scale=np.ones(rows), jumps=(),
-            surroundings=Delays(), draws=None,
-        )  # fmt: skip
+        said = {
+            "number": number, "at": at, "mid": mid, "oracle": mid.copy(), "index": mid, "spread": np.full_like(mid, 4e-4),
+            "depth": np.full_like(mid, 2e6), "funding": rng.standard_normal((count, len(hours))) * 1e-4, "funding_at": hours,
+            "facts": self._facts, "halted": self._halted, "adl": (), "regime": np.zeros(rows, np.int8), "pushed": False,
+            "surroundings": Delays(),
+        }  # fmt: skip
+        return Path(**{each.name: None for each in fields(Path)} | said)
 
     def path(self, number: int) -> Path:
         return self._walk(number, self.grid.at, self.prices, 1.0)
@@ -60,7 +66,8 @@ class ToySource:
 
     def surroundings(self) -> tuple[Fact, ...]:
         return (
-            Fact(at=START, kind=Kind.ROUTE, entity="cctp", values={"route_open": 1.0, "route_fee": 0.001, "route_eta": 600.0, "route_eta_slow": 1200.0}),
+            Fact(at=START, kind=Kind.ROUTE, entity="cctp", values=OPEN),
             Fact(at=START, kind=Kind.CHAIN, entity="ethereum", values={"gas_price": 8.0, "tx_cost": 1.0}),
+            Fact(at=START, kind=Kind.CHAIN, entity="arbitrum", values={"sequencer_up": 1.0, "block_age": 0.0}),
             Fact(at=START, kind=Kind.VENUE, entity="dydx", values={"venue_up": 1.0, "block_age": 0.0}),
         )

@@ -18,7 +18,7 @@ from tests.stress_world import START, ToySource
 
 ROOT = File(__file__).resolve().parent.parent
 BOOK = load_book(ROOT / "config/books/example.yaml")
-SHIPPED = ("margin-low", "funding-spike", "oracle-divergence", "buffer-low", "route-down")
+SHIPPED = ("margin-low", "funding-spike", "oracle-divergence", "buffer-low", "route-down", "sequencer-down", "thin-book")
 HOUR = 3600 * NS
 STALL = (
     Fact(at=START + 2 * HOUR, kind=Kind.ROUTE, entity="cctp", values={"route_open": 0.0}),
@@ -26,6 +26,8 @@ STALL = (
     Fact(at=START + 9 * HOUR, kind=Kind.ROUTE, entity="cctp", values={"route_open": 1.0}),
     Fact(at=START + 10 * HOUR, kind=Kind.VENUE, entity="dydx", values={"venue_up": 0.0}),
     Fact(at=START + 11 * HOUR, kind=Kind.VENUE, entity="dydx", values={"venue_up": 1.0}),
+    Fact(at=START + 12 * HOUR, kind=Kind.CHAIN, entity="arbitrum", values={"sequencer_up": 0.0}),
+    Fact(at=START + 13 * HOUR + 7 * NS, kind=Kind.CHAIN, entity="arbitrum", values={"sequencer_up": 1.0}),
 )
 HALT = (("dydx", START + 10 * HOUR, START + 11 * HOUR),)
 

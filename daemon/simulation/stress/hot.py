@@ -19,15 +19,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from daemon.engine import unit as units
 from daemon.engine.columns import Columns
+from daemon.engine.edge import Edge
+from daemon.engine.events import Row
 from daemon.engine.hot import Sources
 from daemon.engine.layout import Series
 from daemon.engine.unit import Column
 from daemon.language.slots import SLOT
 from daemon.simulation.columnar import ColumnHot, Compiles, _frozen, _Table, _WindowUnit
-from daemon.units import NEVER
+from daemon.units import FOREVER, NEVER
 from daemon.world.entities import Kind, Topology
 
+TOLD_KINDS = (Kind.VENUE, Kind.CHAIN, Kind.ROUTE)
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Joined = tuple[Ints, Ints, Ints, Ints]
@@ -143,6 +147,31 @@ class StageHot(ColumnHot):
         if reads not in self._axes:
             self._axes[reads] = super()._joined(reads)
         return self._axes[reads]
+
+    def take(self, rows: Sequence[Row], at: int, history: bool = False) -> list[Edge]:
+        """As `ColumnHot.take`; what is told of venues, chains and routes moves how long something has lasted."""
+        first = not self._built
+        edges = super().take(rows, at, history)
+        if first:
+            self._move({(row.kind, self.arenas.row(row.kind, row.entity)) for row in rows if row.event_ts == FOREVER}, at)
+        return edges
+
+    def _tell(self, facts: Sequence[Row], told: set[tuple[Kind, int]], at: int) -> None:
+        super()._tell(facts, told, at)
+        self._move(told, at)
+
+    def _move(self, told: set[tuple[Kind, int]], at: int) -> None:
+        """Accumulators of kinds that are told and never fed stand in the engine's own rows; triggers see them there."""
+        moved = {key for key in told if key[0] in TOLD_KINDS}
+        self._push(dict.fromkeys(sorted(moved, key=lambda key: (key[0].value, key[1]))), at)
+        for kind, number in moved:
+            for g, k in self._by_row.get((kind, number), ()):
+                group = self._groups[g]
+                for path, numbers in group.numbers.items():
+                    if path in group.rows and numbers[k] == number and units.path_kind(group.unit.scope, path) is kind:
+                        self._read_row(group.unit, kind, number, group.rows[path][0][k], group.rows[path][1][k])
+                if kind in group.arenas:
+                    self._read_row(group.unit, kind, number, group.arenas[kind][0][k, number], group.arenas[kind][1][k, number])
 
     def _start_block(self) -> None:
         for kind, table in self._tables.items():

@@ -37,6 +37,7 @@ BLOCK_S = 1.3  # dYdX: one liquidation slice a block
 SLICE_SHARE, SLICE_USD_MIN, SLICE_USD_MAX = 0.1, 1_000.0, 100_000.0  # of the position, a block (liquidations configuration)
 DEPTH_REACH = 0.005  # `depth` is what stands within 50 bps
 WARNED_RATIO = 0.8
+LOOK_ROWS = 128  # looked at ahead while an account is being liquidated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,13 +85,14 @@ class _Transfer:
 
 @dataclass(slots=True)
 class _Trajectory:
-    """An account from row `first` on, as long as nothing but prices and funding happens: float64[rows - first]."""
+    """An account in rows [first, end), as long as nothing but prices and funding happens: float64[end - first]."""
 
     first: int
+    end: int
     collateral: Floats  # after the funding of each row
     equity: Floats
     maintenance: Floats
-    liquidated: int  # the first row at which the venue liquidates; the number of rows when none
+    liquidated: int  # the first row at which the venue liquidates; the number of rows of the path when none
 
 
 class _Account:
@@ -122,32 +124,38 @@ class _Account:
         self.equity_track = np.zeros(rows)
         self.funding_usd = 0.0
         self.liquidating = False
-        self.ahead: _Trajectory = self.look_ahead()
+        self.ahead: _Trajectory = self.look_ahead(rows)
 
     # -- what is to come ---------------------------------------------------------------------------------------------------------
-    def look_ahead(self) -> _Trajectory:
-        """The account from the next row on, if nobody acts."""
+    def look_ahead(self, width: int) -> _Trajectory:
+        """The account in the next `width` rows, if nobody acts."""
+        path, rows = self.path, self.rows
         first = self.row + 1
-        path, held = self.path, [holding for holding in self.held if holding.size]
-        rows = len(path.at)
+        end = min(rows, first + width)
+        held = [holding for holding in self.held if holding.size]
         if not held:
-            collateral = np.full(rows - first, self.collateral)
-            return _Trajectory(first, collateral, collateral, np.zeros(rows - first), rows)
+            collateral = np.full(end - first, self.collateral)
+            return _Trajectory(first, end, collateral, collateral, np.zeros(end - first), rows)
         where = [holding.m for holding in held]
         sizes = np.array([float(holding.size) for holding in held])
-        prices = path.oracle[where, first:]
+        prices = path.oracle[where, first:end]
         cost = float(sum(float(holding.size) * holding.entry for holding in held))
-        value = _weighed(sizes, prices)
         maintenance = self._requirement(held, sizes, prices)
-        hours = self.rows_of_hours[self.hour :]
-        paid = -(sizes[:, None] * path.oracle[where][:, hours] * path.funding[where, self.hour :]).sum(axis=0)
-        steps = np.concatenate(([0.0], np.cumsum(paid)))
-        collateral = self.collateral + steps[self.hours[first:] - self.hour]
-        equity = collateral + (value - cost)
-        below = (maintenance > equity) & self.open_rows[first:]
+        collateral = self.cash_ahead()[self.hours[first:end] - self.hour]
+        equity = collateral + (_weighed(sizes, prices) - cost)
+        below = (maintenance > equity) & self.open_rows[first:end]
         found = int(np.argmax(below)) if len(below) else 0
         liquidated = first + found if len(below) and bool(below[found]) else rows
-        return _Trajectory(first, collateral, equity, maintenance, liquidated)
+        return _Trajectory(first, end, collateral, equity, maintenance, liquidated)
+
+    def cash_ahead(self) -> Floats:
+        """Collateral now and after each settlement still to come, if nobody acts: float64[settlements + 1]."""
+        held = [holding for holding in self.held if holding.size]
+        hours = self.rows_of_hours[self.hour :]
+        steps = np.zeros(len(hours) + 1)
+        for holding in held:
+            steps[1:] -= float(holding.size) * self.path.oracle[holding.m][hours] * self.path.funding[holding.m, self.hour :]
+        return self.collateral + np.cumsum(steps)
 
     def _requirement(self, held: Sequence[_Holding], sizes: Floats, prices: Floats) -> Floats:
         """Maintenance margin of every row, USD."""
@@ -181,9 +189,14 @@ class _Account:
         self.collateral = collateral
         self.row, self.hour = row, int(self.hours[row])
 
+    def look_on(self) -> None:
+        """On to rows that have not been looked at."""
+        self.pass_to(self.ahead.end - 1)
+        self.ahead = self.look_ahead(4 * (self.ahead.end - self.ahead.first))
+
     def changed(self) -> None:
-        """Something was done to the account at its present row."""
-        self.ahead = self.look_ahead()
+        """Something was done to the account at its present row. After a liquidation the next is often near, so little is looked at."""
+        self.ahead = self.look_ahead(LOOK_ROWS if self.liquidating else self.rows)
 
     # -- now ---------------------------------------------------------------------------------------------------------------------
     def price(self, holding: _Holding) -> float:
@@ -299,6 +312,8 @@ class Ledger:
         for account in self.accounts.values():
             if account.ahead.liquidated < account.rows:
                 found = min(found, int(self.path.at[account.ahead.liquidated]))
+            elif account.ahead.end < account.rows:
+                found = min(found, int(self.path.at[account.ahead.end]))  # what comes there has not been looked at
         return found
 
     def pass_to(self, at: int) -> None:
@@ -315,6 +330,8 @@ class Ledger:
                 if account.ahead.liquidated < account.rows and int(self.path.at[account.ahead.liquidated]) <= event:
                     account.pass_to(account.ahead.liquidated)
                     self._liquidate(account)
+                elif account.ahead.end < account.rows and int(self.path.at[account.ahead.end]) <= event:
+                    account.look_on()
         row = self.row_at(at)
         for account in self.accounts.values():
             account.pass_to(row)
@@ -623,8 +640,7 @@ class Ledger:
     def collateral_ahead(self, account: str) -> tuple[Ints, Floats]:
         """(times, collateral) of the settlements still to come."""
         found = self.accounts[account]
-        rows = found.rows_of_hours[found.hour :]
-        return self.path.funding_at[found.hour :], found.ahead.collateral[rows - found.ahead.first]
+        return self.path.funding_at[found.hour :], found.cash_ahead()[1:]
 
     # -- how it ended ------------------------------------------------------------------------------------------------------------
     def worth(self) -> float:
@@ -639,6 +655,12 @@ class Ledger:
             found = account.ratio if found is None else np.maximum(found, account.ratio)
         assert found is not None, "a book has an account"
         return found
+
+    def first_liquidation_row(self) -> int:
+        """The row of the first liquidation; the number of rows when there was none."""
+        if self.counts.liquidated_at == FOREVER:
+            return len(self.path.at)
+        return self.row_at(self.start + self.counts.liquidated_at)
 
     def side(self) -> Side:
         """The figures of this side, at the horizon."""

@@ -43,6 +43,7 @@ from daemon.world.entities import Kind
 NULL = float("inf")  # a cell that is not part of its row
 FINE_STEP_NS = 5 * NS
 FINE_RATIO = 0.7  # margin ratio from which a path is looked at more closely
+FINE_ROWS_MAX = 720  # rows that are cut into finer ones
 GRAIN = 1e-9  # base units of a position before the start: it is there, and no price moves the account
 WARM_UP_DAYS = 8  # windows of a week are full
 DONE = Outcome(status="done")
@@ -335,8 +336,8 @@ class Stage:
         path = self.source.path(number)
         alone = self._alone(path)
         ratio = alone.ratio()
-        if float(ratio.max()) > FINE_RATIO:
-            stretches = _stretches(ratio > FINE_RATIO)
+        stretches = _fine(ratio, alone.first_liquidation_row())
+        if stretches:
             path = self.source.refined(path, stretches, FINE_STEP_NS)
             alone = self._alone(path)
             ratio = alone.ratio()
@@ -518,6 +519,15 @@ def _flat(rows: Sequence[Row]) -> tuple[Row, ...]:
         replace(row, values={**row.values, "size": math.copysign(GRAIN, row.values["size"])}) if row.kind is Kind.POSITION else row
         for row in rows
     )
+
+
+def _fine(ratio: Floats, liquidated: int) -> list[tuple[int, int]]:
+    """Where a path is looked at more closely: margin ratio over 70 % before the first liquidation, the worst rows where they are many."""
+    before = ratio[: liquidated + 1]
+    bound = FINE_RATIO
+    if np.count_nonzero(before > bound) > FINE_ROWS_MAX:
+        bound = max(bound, float(np.partition(before, -FINE_ROWS_MAX)[-FINE_ROWS_MAX]))
+    return _stretches(before > bound)
 
 
 def _stretches(wanted: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
