@@ -22,7 +22,7 @@ from daemon.simulation.scenario import (
     ParameterChange,
     Shock,
     ThinBook,
-)  # fmt: skip
+)
 from daemon.units import NS
 from daemon.world import hyperliquid, margin
 

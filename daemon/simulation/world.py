@@ -33,7 +33,7 @@ from daemon.simulation.scenario import (
     Shock,
     VenueError,
     VenueHalt,
-)  # fmt: skip
+)
 from daemon.simulation.subaccount import Happening, OrderRequest, OrderState
 from daemon.units import NS
 
