@@ -289,7 +289,7 @@ def test_a_resting_order_fills_in_parts_as_far_as_the_market_comes_through_it() 
 def test_a_late_order_is_open_first_and_meets_the_book_of_its_moment() -> None:
     shocks = "[{at: 11s, kind: price_move, market: BTC-USD, by: -1%, over: 1s}, "
     shocks += "{at: 31s, kind: price_move, market: BTC-USD, by: -9%, over: 1s}]"
-    world = at(still_world(venue=", latency: 2s", shocks=shocks), 10)
+    world = at(still_world(venue=", matching_delay: 2s", shocks=shocks), 10)
     sent = placed(world, limit_price=Decimal(90_000))
     assert (sent.status, sent.filled) == ("OPEN", 0)
     at(world, 11)
@@ -307,7 +307,7 @@ def test_a_late_order_is_open_first_and_meets_the_book_of_its_moment() -> None:
 
 
 def test_a_late_reduce_only_order_shrinks_with_the_position_and_never_flips_it() -> None:
-    world = at(still_world(venue=", latency: 3s", positions="[{market: BTC-USD, size: 0.3}]"), 1)
+    world = at(still_world(venue=", matching_delay: 3s", positions="[{market: BTC-USD, size: 0.3}]"), 1)
     both = [placed(world, client_id=n, size=Decimal("0.2")) for n in (1, 2)]
     third = placed(world, client_id=3, size=Decimal("0.2"))
     at(world, 5)
@@ -317,10 +317,10 @@ def test_a_late_reduce_only_order_shrinks_with_the_position_and_never_flips_it()
 
 
 def test_rejected_orders_did_nothing_and_a_share_of_them_is_chance_of_the_seed() -> None:
-    world = at(still_world(shocks="[{at: 5s, kind: order_reject, share: 50%, for: 1h}]"), 10)
+    world = at(still_world(shocks="[{at: 5s, kind: order_reject, market: all, probability: 50%, for: 1h}]"), 10)
     outcomes = [world.place(order(world, client_id=n, size=Decimal("0.001")), {}) for n in range(60)]
     rejected = [found for found in outcomes if isinstance(found, Refusal)]
-    assert {found.reason for found in rejected} == {"rejected"}
+    assert {found.reason for found in rejected} == {"congested"}
     assert 15 < len(rejected) < 45
     left = Decimal(1) - Decimal("0.001") * (60 - len(rejected))
     assert account_of(world).holdings["BTC-USD"].size == left

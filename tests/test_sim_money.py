@@ -20,7 +20,7 @@ STARTED = START + 1170 * NS  # half a minute before a full hour: every world set
 
 WORLD = """
 scenario: generated
-venue: {{model: {model}, name: venue, insurance_fund: {fund} USD, latency: {latency}s, tvl: 10_000_000 USD, maker_fee: 1bps}}
+venue: {{model: {model}, name: venue, insurance_fund: {fund} USD, matching_delay: {latency}s, tvl: 10_000_000 USD, maker_fee: 1bps}}
 markets:
   BTC: {{price: 100_000, volatility: 120%, tick: 1, step: 0.001, depth: {depth} USD{btc}}}
   ETH: {{price: 4_000, volatility: 150%, tick: 0.1, step: 0.01, depth: {depth} USD, recovery: 5s{eth}}}
@@ -51,7 +51,7 @@ faults = st.sampled_from(
         "{at: 40s, kind: external_close, market: BTC, by: 33%, cause: adl}",
         "{at: 15s, kind: bridge_stall, route: in, for: 2m}",
         "{at: 8s, kind: book_move, market: BTC, by: 30%, over: 5s, for: 20s}",
-        "{at: 25s, kind: order_reject, share: 50%, for: 20s}",
+        "{at: 25s, kind: order_reject, market: all, probability: 50%, for: 20s}",
     ]
 )
 orders = st.tuples(

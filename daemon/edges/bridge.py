@@ -40,6 +40,10 @@ RISK_MESSAGES = (
     "/cosmos.upgrade.",
 )
 
+# Refusals that say nothing against asking again under a new id: too late, or dropped by a chain that is congested.
+RETRYABLE_REFUSALS = frozenset({"expired", "congested"})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BridgePlan:
     """What to observe: `chains` and `routes` by the API's names, `venue` the venue whose fund and governance it tells ("" = none)."""
@@ -247,7 +251,7 @@ class BridgeEdge:
         except UnknownOutcome:
             raise
         except EdgeError as error:
-            if error.reason == "expired" and not error.retryable:
+            if error.reason in RETRYABLE_REFUSALS and not error.retryable:
                 raise EdgeError(str(error), edge=self.name, reason=error.reason, retryable=True) from error
             raise
         finally:
@@ -294,11 +298,13 @@ class BridgeEdge:
                 raise UnknownOutcome(message, edge=self.name, reason="wrong_shape") from error
             raise EdgeError(message, edge=self.name, reason="wrong_shape", retryable=False) from error
         match status:
-            case "DEBITED":
+            case "DEBITED" | "ATTESTED":
                 return Outcome(status="done", reason="in flight", reference=reference, amount=amount, fee_usd=fee)
             case "CREDITED":
                 return Outcome(status="done", reason="credited", reference=reference, amount=amount, fee_usd=fee)
             case "REFUNDED":
                 return Outcome(status="failed", reason="refunded: the route gave it back", reference=reference)
-            case other:  # EXPIRED: debited, not credited, not refunded yet
+            case "REJECTED":
+                return Outcome(status="failed", reason="never debited: the source chain did not take it", reference=reference)
+            case other:  # REQUESTED: not debited yet. EXPIRED, STUCK, LOST: debited, neither credited nor refunded. Else: not known here.
                 return Outcome(status="unknown", reason=f"the transfer is {other}", reference=reference, amount=amount)

@@ -62,7 +62,7 @@ class Exchange(Clearing):
         size = request.size
         if request.reduce_only:
             size = min(size, abs(account.holdings[request.market].size))
-        order = self.accept(request, size, self.venue.latency)
+        order = self.accept(request, size, self.venue.matching_delay)
         account.orders[request.client_id] = order
         if not order.is_late:
             matching.match(self, account, order)

@@ -58,6 +58,7 @@ class Money:
     buffers: float
     in_flight: float
     route_fees: float
+    lost: float  # on routes that swallow what is too small
 
     def balances(self) -> dict[str, float]:
         """Every balance by its name."""

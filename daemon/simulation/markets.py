@@ -10,25 +10,17 @@ from decimal import Decimal
 import numpy as np
 
 from daemon.simulation import paths
+from daemon.simulation.faults import ALL_MARKETS, BookMove, VenueHalt
+from daemon.simulation.fields import is_lasting
+from daemon.simulation.oracle import OracleFeed
+from daemon.simulation.oracle_models import OracleSpec
 from daemon.simulation.paths import Bar, IndexPath, Level
-from daemon.simulation.scenario import (
-    ALL_MARKETS,
-    BookMove,
-    MarketSpec,
-    MarketStatus,
-    Model,
-    OracleFreeze,
-    OracleLag,
-    ParameterChange,
-    Shock,
-    ThinBook,
-)
+from daemon.simulation.scenario import MarketSpec, MarketStatus, Model, ParameterChange, Shock, ThinBook
 from daemon.units import NS
 from daemon.world import hyperliquid, margin
 
 BARS_MAX = (paths.HISTORY_H + 24 * 30) * 60
 SETTLED_MAX = paths.HISTORY_H + 24 * 365
-LAG_MAX_S = 3600  # how far back an oracle lag can look
 HEIGHT_AT_START = 50_000_000  # blocks of one second before the venue's start, so that history has heights
 
 
@@ -40,11 +32,6 @@ class Settlement:
     rate: float
     price: float
     height: int
-
-
-def is_lasting(shock: Shock, second: int) -> bool:
-    """True while a shock with a duration is in force at a second since the start."""
-    return shock.at <= second * NS < shock.at + (getattr(shock, "lasts", None) or 0)
 
 
 @dataclass(slots=True)
@@ -60,6 +47,7 @@ class MarketState:
     model: Model = "dydx-v4"
     path: IndexPath = field(init=False)
     jitter: list[float] = field(init=False)
+    feed: OracleFeed = field(init=False)
     second: int = 0
     index: float = 0.0
     oracle: float = 0.0
@@ -76,7 +64,6 @@ class MarketState:
     next_rate: float = 0.0
     settled: deque[Settlement] = field(default_factory=lambda: deque(maxlen=SETTLED_MAX))
     bars: deque[Bar] = field(default_factory=lambda: deque(maxlen=BARS_MAX))
-    _recent: deque[float] = field(default_factory=lambda: deque(maxlen=LAG_MAX_S))
     _book: tuple[tuple[Level, ...], tuple[Level, ...]] | None = None
     _taken: dict[str, float] = field(default_factory=lambda: {"BUY": 0.0, "SELL": 0.0})  # base units taken by orders and not back yet
     _basis_average: float = margin.NAN
@@ -89,16 +76,16 @@ class MarketState:
         self.path = IndexPath(self.seed, self.symbol, self.spec)
         self.jitter = paths.jitter_table(self.seed, self.symbol)
         self.index = self.spec.price
-        self.oracle = self._published(self.spec.price)
+        digits = max(0, -int(self.spec.tick.normalize().as_tuple().exponent)) + 4  # an oracle publishes four more than the tick has
+        spec = self.spec.oracle or OracleSpec(deviation=self.spec.oracle_deadband)
+        self.feed = OracleFeed(
+            seed=self.seed, symbol=self.symbol, spec=spec, start_s=self.start_s, digits=digits, price=self.spec.price
+        )  # fmt: skip
+        self.oracle = self.feed.price
         self.traded = self.mark = self.previous_mark = self.index
         self._set_margins(self.spec.initial_margin, self.spec.maintenance_margin)
         self._spread = self.spec.spread
         self._fill_history()
-
-    def _published(self, price: float) -> float:
-        """A price with the digits an oracle publishes: four more than the tick has."""
-        digits = -int(self.spec.tick.normalize().as_tuple().exponent)
-        return round(price, max(0, digits) + 4)
 
     def _set_margins(self, initial: float, maintenance: float) -> None:
         """Margin fractions in force; on hyperliquid both follow from the margin table, whose leverages `initial` caps."""
@@ -139,7 +126,7 @@ class MarketState:
             rate = self._settled_rate(total, 60)
             boundary = (hour + 1) * 3600
             price = first_price.get(boundary // 60, self.spec.price)
-            self._settle(boundary - self.start_s, rate, self._published(price), HEIGHT_AT_START + boundary + 1 - self.start_s)
+            self._settle(boundary - self.start_s, rate, self.feed.rounded(price), HEIGHT_AT_START + boundary + 1 - self.start_s)
         running = start_minute - start_minute // 60 * 60
         self.samples = running
         self.samples_sum = float(samples[len(samples) - running :].sum()) if running else 0.0
@@ -160,16 +147,18 @@ class MarketState:
         mine = [shock for shock in shocks if getattr(shock, "market", None) in (self.symbol, ALL_MARKETS)]
         self.index = self.path.at(second) * paths.price_factor(mine, self.symbol, second)
         self.traded = self.index * paths.price_factor(mine, self.symbol, second, BookMove)
-        self._recent.append(self.index)
         self._parameters(mine)
+        halts = [shock for shock in shocks if isinstance(shock, VenueHalt)]
+        self.feed.advance(second, self.index, [*mine, *halts], halted=halted)
+        self.oracle = self.feed.price
         if not halted:
-            self._publish_oracle(mine)
             self._set_mark()
         self._extend_bar()
         epoch = self.start_s + second
         if epoch % 60 == 0 and not halted:
             minute = epoch // 60 - self.start_s // 60
-            self.samples_sum += paths.premium_sample(self.seed, self.symbol, self.spec, self._minute_shocks(mine), minute)
+            if not self.feed.votes_zero:
+                self.samples_sum += paths.premium_sample(self.seed, self.symbol, self.spec, self._minute_shocks(mine), minute)
             self.samples += 1
             self.next_rate = self._predicted_rate()
         if epoch % 3600 == 1:
@@ -200,17 +189,6 @@ class MarketState:
                     self._spread = max(self._spread, shock.spread or 0.0)
                 case _:
                     pass
-
-    def _publish_oracle(self, mine: Sequence[Shock]) -> None:
-        target = self.index
-        for shock in mine:
-            if isinstance(shock, OracleFreeze) and is_lasting(shock, self.second):
-                return
-            if isinstance(shock, OracleLag) and is_lasting(shock, self.second):
-                back = min(len(self._recent), max(1, shock.by // NS + 1))
-                target = self._recent[-back]
-        if abs(target / self.oracle - 1.0) >= self.spec.oracle_deadband:
-            self.oracle = self._published(target)
 
     def _set_mark(self) -> None:
         """The mark of this second; the market's own trades are at the price its book stands at."""

@@ -17,7 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon.simulation.scenario import ALL_MARKETS, BookMove, FundingSpike, MarketSpec, PriceMove, Shock
+from daemon.simulation.faults import ALL_MARKETS, BookMove
+from daemon.simulation.scenario import FundingSpike, MarketSpec, PriceMove, Shock
 from daemon.units import NS
 
 Floats = NDArray[np.float64]

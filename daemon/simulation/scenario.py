@@ -9,74 +9,56 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Callable, Iterator, Mapping
-from decimal import Decimal, InvalidOperation
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from daemon.errors import Diagnostic, RunbookError, UserError
 from daemon.runbook.document import Document, compose
 from daemon.runbook.nodes import ListNode, MapNode, ScalarNode, YamlNode
-from daemon.units import NS, parse_duration, parse_iso, parse_quantity
+from daemon.simulation.faults import (
+    ALL_MARKETS,
+    BookMove,
+    BridgeLock,
+    BridgeStall,
+    Congestion,
+    EmptyBlocks,
+    ErrorAfterAccept,
+    FinalityDelay,
+    GasSpike,
+    OracleFreeze,
+    OracleLag,
+    OracleSources,
+    OracleWrong,
+    OrderReject,
+    RateLimit,
+    RouteCapacity,
+    RouteStuck,
+    SequencerStop,
+    VenueError,
+    VenueHalt,
+    VenueLatency,
+)
+from daemon.simulation.fields import Duration, Exact, Gwei, LastingShock, Price, Rate, Ratio, Strict, TimedShock, Usd, exact
+from daemon.simulation.oracle_models import OracleSpec
+from daemon.simulation.route_models import RouteSpec, via_of
+from daemon.units import NS, parse_iso, parse_quantity
 
 Plain = None | str | list["Plain"] | dict[str, "Plain"]
 Where = tuple[int | str, ...]  # a path of keys and indices
-ALL_MARKETS = "all"
 Model = Literal["dydx-v4", "hyperliquid"]
 DYDX_KEYS = ("maintenance_margin", "oi_lower_cap", "oi_upper_cap", "isolated", "insurance_fund")  # of a market
 HYPERLIQUID_KEYS = ("margin_tiers", "perps_elsewhere")
-
-
-def _quantity(example: str, *units: str) -> Callable[[object], float]:
-    """A parser of literals of one of `units`; its ValueError says what to write. Numbers (never from a file) are taken as they are."""
-
-    def read(raw: object) -> float:
-        if isinstance(raw, int | float) and not isinstance(raw, bool):
-            return float(raw)
-        value, unit = parse_quantity(str(raw))
-        if unit not in units and value != 0.0:
-            raise ValueError(f"expected {units[0]}, found {raw!r}; write for example {example}")
-        return value
-
-    return read
-
-
-def _exact(raw: object) -> Decimal:
-    try:
-        value = Decimal(str(raw).replace("_", ""))
-    except InvalidOperation:
-        raise ValueError(f"expected a number, found {raw!r}; write for example 0.001") from None
-    if not value.is_finite():
-        raise ValueError(f"expected a finite number, found {raw!r}")
-    return value
-
-
-def _duration(raw: object) -> int:
-    if isinstance(raw, int) and not isinstance(raw, bool):
-        return raw
-    return parse_duration(str(raw))
 
 
 def _start(raw: object) -> int | None:
     return None if raw in (None, "now") else parse_iso(str(raw))
 
 
-Usd = Annotated[float, BeforeValidator(_quantity("50_000 USD", "USD", "1"))]
-Price = Annotated[float, BeforeValidator(_quantity("98_000", "price", "1", "USD"))]
-Ratio = Annotated[float, BeforeValidator(_quantity("2%", "ratio"))]
-Rate = Annotated[float, BeforeValidator(_quantity("0.01%/h", "rate/h"))]
-Gwei = Annotated[float, BeforeValidator(_quantity("12 gwei", "gwei", "1"))]
-Exact = Annotated[Decimal, BeforeValidator(_exact)]
-Duration = Annotated[int, BeforeValidator(_duration)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-
-class TierSpec(_Strict):
+class TierSpec(Strict):
     """A tier of a margin table: from this notional on at most this leverage."""
 
     start: Annotated[Usd, Field(alias="from", ge=0)]
@@ -93,7 +75,7 @@ def _tiers(tiers: tuple[TierSpec, ...]) -> tuple[TierSpec, ...]:
     return tiers
 
 
-class MarketSpec(_Strict):
+class MarketSpec(Strict):
     """A market: its price process (annualised `volatility`), its book, its margin parameters and its funding."""
 
     price: Annotated[Price, Field(gt=0)]
@@ -107,7 +89,8 @@ class MarketSpec(_Strict):
     open_interest: Annotated[Exact, Field(ge=0)] = Decimal(1000)  # base units
     funding: Rate = 0.0  # the level that settlements vary around
     funding_noise: Annotated[Rate, Field(ge=0)] = 0.000_005
-    oracle_deadband: Annotated[Ratio, Field(ge=0, lt=1)] = 0.0005  # moves below it are not published
+    oracle_deadband: Annotated[Ratio, Field(ge=0, lt=1)] = 0.0005  # moves below it are not published; `oracle` overrides it
+    oracle: OracleSpec | None = None
     spread: Annotated[Ratio, Field(gt=0, lt=1)] = 0.0002
     depth: Annotated[Usd, Field(gt=0)] = 2_000_000.0  # USD on each side within 50 bps
     levels: Annotated[int, Field(ge=1, le=100)] = 20
@@ -118,7 +101,7 @@ class MarketSpec(_Strict):
     perps_elsewhere: bool = True  # hyperliquid: other exchanges' perps are a part of the mark price
 
 
-class PositionSpec(_Strict):
+class PositionSpec(Strict):
     """A position held at the start; `entry_price` defaults to the start price."""
 
     market: str
@@ -126,7 +109,7 @@ class PositionSpec(_Strict):
     entry_price: Annotated[Price, Field(gt=0)] | None = None
 
 
-class RestingSpec(_Strict):
+class RestingSpec(Strict):
     """An order that rests in the book from the start."""
 
     market: str
@@ -136,7 +119,7 @@ class RestingSpec(_Strict):
     client_id: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
 
 
-class SubaccountSpec(_Strict):
+class SubaccountSpec(Strict):
     """A cross-margin subaccount: equity at the start is `collateral` plus what the positions gained since entry.
 
     `leverage` is what its owner set, by market: it bounds what can be opened.
@@ -147,10 +130,10 @@ class SubaccountSpec(_Strict):
     collateral: Usd
     positions: tuple[PositionSpec, ...] = ()
     orders: tuple[RestingSpec, ...] = ()
-    leverage: dict[str, Annotated[float, Field(ge=1, le=100)]] = {}
+    leverage: dict[str, Annotated[float, Field(ge=1, le=100)]] = Field(default_factory=dict)
 
 
-class ChainSpec(_Strict):
+class ChainSpec(Strict):
     """A chain; only a rollup has a sequencer that can stop."""
 
     rollup: bool = False
@@ -161,20 +144,7 @@ class ChainSpec(_Strict):
     tx_per_block: Annotated[float, Field(ge=0)] = 150.0
 
 
-class RouteSpec(_Strict):
-    """A way for collateral: `eta` typical, `p95` the slow tail; undelivered for `expires_after`, it comes back after `refund_after`."""
-
-    source: Annotated[str, Field(alias="from")]
-    destination: Annotated[str, Field(alias="to")]
-    eta: Annotated[Duration, Field(gt=0)]
-    p95: Annotated[Duration, Field(gt=0)] | None = None
-    fee: Annotated[Ratio, Field(ge=0, lt=1)] = 0.0
-    capacity: Annotated[Usd, Field(ge=0)] = 1_000_000.0
-    expires_after: Annotated[Duration, Field(gt=0)] | None = None
-    refund_after: Annotated[Duration, Field(ge=0)] = 3600 * NS
-
-
-class ProposalSpec(_Strict):
+class ProposalSpec(Strict):
     """A governance proposal that enters voting at `at` (negative: before the start) for `voting`."""
 
     id: Annotated[int, Field(ge=1)]
@@ -187,29 +157,23 @@ class ProposalSpec(_Strict):
     expedited: bool = False
 
 
-class VenueSpec(_Strict):
+class VenueSpec(Strict):
     """The venue itself: its name as a route's end, whose rules it follows, fees, insurance fund and withdrawal limits."""
 
     name: str = "dydx"
     model: Model = "dydx-v4"
-    latency: Annotated[Duration, Field(ge=0)] = 0  # from the acceptance of an order to its matching
     taker_fee: Annotated[Ratio, Field(ge=0, lt=1)] = 0.0005
     maker_fee: Annotated[Ratio, Field(ge=0, lt=1)] = 0.0
     insurance_fund: Annotated[Usd, Field(ge=0)] = 5_000_000.0
     withdrawal_capacity: Annotated[Usd, Field(ge=0)] = 1_000_000.0  # an hour; dydx-v4: the minimum of the hourly limiter
     tvl: Annotated[Usd, Field(ge=0)] = 100_000_000.0  # value locked: 1 % of it may leave an hour, 10 % a day (dydx-v4)
     requests_in_10s: Annotated[int, Field(ge=1)] = 100
+    latency: Annotated[Duration, Field(ge=0)] = 0  # from sending an order or a cancel to the book: the middle one
+    latency_p95: Annotated[Duration, Field(ge=0)] | None = None  # and the slow tail; None: no jitter
+    matching_delay: Annotated[Duration, Field(ge=0)] = 0  # from the acceptance of an order to its matching
 
 
-class _Shock(_Strict):
-    at: Duration = 0
-
-
-class _LastingShock(_Shock):
-    lasts: Annotated[Duration, Field(alias="for", gt=0)]
-
-
-class FundingSpike(_LastingShock):
+class FundingSpike(LastingShock):
     """Premium samples stand at `to` (as an hourly rate): an hour that is hit for n of its 60 minutes settles near n / 60 of it."""
 
     kind: Literal["funding_spike"]
@@ -217,7 +181,7 @@ class FundingSpike(_LastingShock):
     to: Rate
 
 
-class PriceMove(_Shock):
+class PriceMove(TimedShock):
     """The price moves `by` within `over`, and back again after `for` where that is given."""
 
     kind: Literal["price_move"]
@@ -227,32 +191,7 @@ class PriceMove(_Shock):
     lasts: Annotated[Duration | None, Field(alias="for", gt=0)] = None
 
 
-class BookMove(_Shock):
-    """This venue's book alone moves `by` within `over`, and back after `for`: its oracle and the market elsewhere stand."""
-
-    kind: Literal["book_move"]
-    market: str
-    by: Annotated[Ratio, Field(gt=-1)]
-    over: Annotated[Duration, Field(gt=0)] = NS
-    lasts: Annotated[Duration | None, Field(alias="for", gt=0)] = None
-
-
-class OracleFreeze(_LastingShock):
-    """The oracle price stands still while the book trades on."""
-
-    kind: Literal["oracle_freeze"]
-    market: str
-
-
-class OracleLag(_LastingShock):
-    """The oracle price shows the market as it was `by` ago."""
-
-    kind: Literal["oracle_lag"]
-    market: str
-    by: Annotated[Duration, Field(gt=0)]
-
-
-class ThinBook(_LastingShock):
+class ThinBook(LastingShock):
     """The book keeps `to` of its depth, and its spread widens to `spread`."""
 
     kind: Literal["thin_book"]
@@ -261,7 +200,7 @@ class ThinBook(_LastingShock):
     spread: Annotated[Ratio, Field(gt=0, lt=1)] | None = None
 
 
-class MarketStatus(_LastingShock):
+class MarketStatus(LastingShock):
     """The market leaves ACTIVE."""
 
     kind: Literal["market_status"]
@@ -269,7 +208,7 @@ class MarketStatus(_LastingShock):
     to: Literal["PAUSED", "CANCEL_ONLY", "POST_ONLY", "FINAL_SETTLEMENT"]
 
 
-class ParameterChange(_Shock):
+class ParameterChange(TimedShock):
     """Margin fractions change, with or without a proposal that said so; on hyperliquid the most leverage becomes 1 / `initial_margin`."""
 
     kind: Literal["parameter_change"]
@@ -278,72 +217,7 @@ class ParameterChange(_Shock):
     maintenance_margin: Annotated[Ratio, Field(gt=0, le=1)]
 
 
-class VenueHalt(_LastingShock):
-    """No blocks: height and oracle stand, no order is taken, no premium is sampled (the hour is padded with zeros)."""
-
-    kind: Literal["venue_halt"]
-
-
-class SequencerStop(_LastingShock):
-    """A rollup produces no blocks; nothing crosses to or from it."""
-
-    kind: Literal["sequencer_stop"]
-    chain: str
-
-
-class FinalityDelay(_LastingShock):
-    """A chain's finality takes `to`; transfers out of it take that much longer."""
-
-    kind: Literal["finality_delay"]
-    chain: str
-    to: Annotated[Duration, Field(gt=0)]
-
-
-class GasSpike(_LastingShock):
-    """Gas costs `to`; the cost of a transaction rises with it."""
-
-    kind: Literal["gas_spike"]
-    chain: str
-    to: Annotated[Gwei, Field(gt=0)]
-
-
-class BridgeStall(_LastingShock):
-    """A route is closed and what is in flight on it does not move."""
-
-    kind: Literal["bridge_stall"]
-    route: str
-
-
-class VenueError(_LastingShock):
-    """Every request is answered with `status` and nothing is done."""
-
-    kind: Literal["venue_error"]
-    status: Annotated[int, Field(ge=500, le=599)] = 503
-
-
-class ErrorAfterAccept(_LastingShock):
-    """Orders and transfers ARE done, but the client sees a 500, or (`reply: dropped`) a connection that breaks; `count` at most."""
-
-    kind: Literal["error_after_accept"]
-    reply: Literal["error", "dropped"] = "error"
-    count: Annotated[int, Field(ge=1)] | None = None
-
-
-class RateLimit(_LastingShock):
-    """Only `to` requests in 10 s are let through."""
-
-    kind: Literal["rate_limit"]
-    to: Annotated[int, Field(ge=0)]
-
-
-class OrderReject(_LastingShock):
-    """The venue rejects this share of new orders, by chance of seed, second and client id; they certainly did nothing."""
-
-    kind: Literal["order_reject"]
-    share: Annotated[Ratio, Field(gt=0, le=1)] = 1.0
-
-
-class ExternalClose(_Shock):
+class ExternalClose(TimedShock):
     """Somebody else reduces a position by a share of its size at the book's price: by hand, or by auto-deleveraging."""
 
     kind: Literal["external_close"]
@@ -369,15 +243,23 @@ Shock = (
     | ErrorAfterAccept
     | RateLimit
     | ExternalClose
-    | BookMove
+    | BridgeLock
+    | RouteStuck
+    | RouteCapacity
+    | Congestion
+    | EmptyBlocks
+    | OracleWrong
+    | OracleSources
     | OrderReject
+    | VenueLatency
+    | BookMove
 )
 SHOCK_KINDS: tuple[str, ...] = tuple(get_args(shock.model_fields["kind"].annotation)[0] for shock in get_args(Shock))
 _AnyShock = Annotated[Shock, Field(discriminator="kind")]
 SHOCK: TypeAdapter[Shock] = TypeAdapter(_AnyShock)
 
 
-class Scenario(_Strict):
+class Scenario(Strict):
     """A simulated venue's world. `start` None is the wall clock's now; `minute_of_hour` moves the start back to that minute."""
 
     scenario: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
@@ -388,9 +270,9 @@ class Scenario(_Strict):
     venue: VenueSpec = VenueSpec()
     markets: Annotated[dict[str, MarketSpec], Field(min_length=1)]
     accounts: Annotated[tuple[SubaccountSpec, ...], Field(min_length=1)]
-    chains: dict[str, ChainSpec] = {}
-    buffers: dict[str, Annotated[Usd, Field(ge=0)]] = {}
-    routes: dict[str, RouteSpec] = {}
+    chains: dict[str, ChainSpec] = Field(default_factory=dict)
+    buffers: dict[str, Annotated[Usd, Field(ge=0)]] = Field(default_factory=dict)
+    routes: dict[str, RouteSpec] = Field(default_factory=dict)
     proposals: tuple[ProposalSpec, ...] = ()
     shocks: tuple[_AnyShock, ...] = ()
 
@@ -507,7 +389,9 @@ def _known_keys(where: Where) -> list[str]:
             "venue": VenueSpec, "markets": MarketSpec, "accounts": SubaccountSpec,
             "chains": ChainSpec, "routes": RouteSpec, "proposals": ProposalSpec,
         }  # fmt: skip
-        inner: dict[int | str, type[BaseModel]] = {"positions": PositionSpec, "orders": RestingSpec, "margin_tiers": TierSpec}
+        inner: dict[int | str, type[BaseModel]] = {
+            "positions": PositionSpec, "orders": RestingSpec, "oracle": OracleSpec, "margin_tiers": TierSpec,
+        }  # fmt: skip
         tags: dict[str, type[BaseModel]] = dict(zip(SHOCK_KINDS, get_args(Shock), strict=True))
         tag = next((tags[step] for step in where[1:-1] if isinstance(step, str) and step in tags), None)
         model = tag or next((inner[step] for step in where[1:-1] if step in inner), None) or sections.get(str(where[0]), Scenario)
@@ -556,7 +440,11 @@ def _references(plain: Mapping[str, Plain]) -> Iterator[tuple[Where, str]]:
             message = unknown(shock.get(key), known, key)
             if message:
                 yield ("shocks", i, key), message
-        if shock.get("kind") == "sequencer_stop":
+        if shock.get("kind") == "route_stuck":
+            stuck = routes.get(str(shock.get("route")))
+            if isinstance(stuck, dict) and not stuck.get("via") and not via_of(stuck.get("model")):
+                yield ("shocks", i, "route"), f"'{shock.get('route')}' has no chain in between; write via: at the route, or name another"
+        if shock.get("kind") in ("sequencer_stop", "empty_blocks"):
             stopped = chains.get(str(shock.get("chain")))
             if isinstance(stopped, dict) and stopped.get("rollup") != "true":
                 yield ("shocks", i, "chain"), f"'{shock.get('chain')}' has no sequencer; write rollup: true at the chain, or name a rollup"
@@ -573,7 +461,7 @@ def _off_step(row: Mapping[str, Plain], markets: Mapping[str, Plain], where: Whe
     if not isinstance(market, dict):
         return
     try:
-        step, size = _exact(market.get("step") or "0.001"), _exact(row.get("size"))
+        step, size = exact(market.get("step") or "0.001"), exact(row.get("size"))
     except ValueError:
         return
     if step > 0 and size % step:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from decimal import Decimal
 
 from daemon.edges.dydx import wire
 from daemon.edges.dydx.wire import Json, decimal_text
@@ -300,8 +299,10 @@ def transfer_reply(state: TransferState, now_ns: int, duplicate: bool) -> dict[s
         "fee": decimal_text(state.fee),
         "status": state.status,
         "requested_at": state.requested_at,
-        "expected_at": state.credited_at if state.credited_at is not None else now_ns + max(0, state.remaining_ns),
+        "expected_at": state.credited_at if state.credited_at is not None else now_ns + max(0, state.debit_ns) + max(0, state.remaining_ns),
         "credited_at": state.credited_at,
+        "times": dict(state.times),
+        "reason": state.reason,
         "address": request.address,
         "subaccount": request.subaccount,
         "duplicate": duplicate,
@@ -334,18 +335,35 @@ def routes(world: World) -> dict[str, Json]:
     bridges = world.bridges
     for name, spec in world.scenario.routes.items():
         typical, slow = bridges.eta_ns(name, world.shocks, world.second)
-        in_flight = bridges.in_flight(name)
         bodies[name] = {
             "from": spec.source,
             "to": spec.destination,
             "open": bridges.is_open(name, world.shocks, world.second),
             "fee": decimal_text(spec.fee),
+            "fee_usd": decimal_text(bridges.fixed_fee_usd(spec, world.shocks, world.second)),
             "eta_s": typical / NS,
             "eta_p95_s": slow / NS,
-            "capacity_usd": decimal_text(max(Decimal(0), Decimal(repr(spec.capacity)) - in_flight)),
-            "in_flight_usd": decimal_text(in_flight),
+            "capacity_usd": decimal_text(bridges.capacity(name, world.shocks, world.second)),
+            "in_flight_usd": decimal_text(bridges.in_flight(name)),
+            "stuck_usd": decimal_text(bridges.stuck(name)),
+            "locked": bridges.is_locked(name, world.shocks, world.second),
         }
     return {"time": iso(world.now_ns), "routes": bodies}
+
+
+def oracles(world: World) -> dict[str, Json]:
+    """The body of `/sim/oracles`: what the observer of a real chain reads beside the price. `conf_usd` null: there is no price."""
+    bodies: dict[str, Json] = {}
+    for symbol, market in world.markets.items():
+        feed = market.feed
+        bodies[symbol] = {
+            "kind": feed.spec.kind,
+            "price": decimal_text(feed.price),
+            "published_at": world.started_ns // NS * NS + feed.published_s * NS,
+            "conf_usd": decimal_text(feed.conf) if feed.has_index else None,
+            "sources": feed.sources,
+        }
+    return {"time": iso(world.now_ns), "oracles": bodies}
 
 
 def buffers(world: World) -> dict[str, Json]:

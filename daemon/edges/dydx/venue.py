@@ -18,8 +18,8 @@ from daemon.engine.actions import Action, CancelOrders, Outcome, ShrinkPosition
 from daemon.errors import EdgeError, UnknownOutcome
 from daemon.world.entities import Account
 
-# Refusals that say nothing against sending the rest again under a new id: late, a clash of 32-bit ids, or a market that is shut for now.
-RETRYABLE_REFUSALS = frozenset({"expired", "client_id_reused", "rate_limited"})
+# Refusals that say nothing against sending the rest again under a new id: late, a clash of 32-bit ids, too many, dropped in a crowd.
+RETRYABLE_REFUSALS = frozenset({"expired", "client_id_reused", "rate_limited", "congested"})
 
 
 def client_id(action_id: str) -> int:

@@ -1,0 +1,117 @@
+"""The latent regime of a path, and what happens at rates that depend on it (floor 5).
+
+    spells = regime_spells(draws, world.regimes, hours=168.0)     # ((0.0, 0), (31.2, 1), ...): hour since the start, regime
+    happenings(draws, Purpose.VENUE_HALT, "dydx", 0.001, spells, factors, hours=168.0)
+
+Regimes are numbered 0 calm, 1 stressed, 2 crisis. Times are hours since the start of the path, exact: rows are cut later.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daemon.simulation.stress.draws import Draws, Purpose
+from daemon.simulation.stress.worldfile import REGIMES, Outage, Regimes
+
+Spells = tuple[tuple[float, int], ...]
+CALM_SPELLS: Spells = ((0.0, 0),)
+SPELLS_MAX = 10_000
+HAPPENINGS_MAX = 10_000
+Z95 = 1.6448536269514722  # the standard normal's 95th percentile
+
+
+def regime_spells(draws: Draws, regimes: Regimes | None, hours: float, entity: str = "") -> Spells:
+    """The regimes of a path, a continuous-time Markov chain: (hour it begins, regime), the first at 0."""
+    if regimes is None:
+        return CALM_SPELLS
+    stream = draws.stream(Purpose.REGIME, entity)
+    u = stream.random()
+    state, reached = 0, 0.0
+    for name, share in regimes.initial.items():
+        reached += share
+        state = REGIMES.index(name)
+        if u < reached:
+            break
+    at = 0.0
+    spells = [(at, state)]
+    while len(spells) < SPELLS_MAX:
+        moves = regimes.moves.get(REGIMES[state], {})
+        rate = sum(moves.values())
+        if rate <= 0.0:
+            break
+        at += stream.standard_exponential() / rate
+        u = stream.random() * rate
+        if at >= hours:
+            break
+        reached = 0.0
+        for name, part in moves.items():
+            reached += part
+            state = REGIMES.index(name)
+            if u < reached:
+                break
+        spells.append((at, state))
+    return tuple(spells)
+
+
+def counts_of_rows(spells: Spells, rows: int, rows_per_hour: float) -> list[int]:
+    """How many rows each spell covers; a row has the regime in which it began."""
+    starts = [min(rows, math.ceil(at * rows_per_hour)) for at, _ in spells]
+    return [end - start for start, end in zip(starts, [*starts[1:], rows], strict=True)]
+
+
+def by_row(values: Sequence[float], spells: Spells, counts: Sequence[int]) -> NDArray[np.float64]:
+    """The value of each row's regime: float64[rows]."""
+    return np.repeat(np.array([values[state] for _, state in spells]), counts)
+
+
+def state_at(spells: Spells, hour: float) -> int:
+    """The regime in force at an hour since the start."""
+    found = spells[0][1]
+    for at, state in spells:
+        if at > hour:
+            break
+        found = state
+    return found
+
+
+def exposure(rate: float, spells: Spells, factors: Sequence[float], hours: float) -> float:
+    """Expected number of happenings until `hours`."""
+    ends = [at for at, _ in spells[1:]] + [hours]
+    return sum(rate * factors[state] * max(0.0, min(end, hours) - at) for (at, state), end in zip(spells, ends, strict=True))
+
+
+def happenings(
+    draws: Draws, purpose: Purpose, entity: str, rate: float, spells: Spells, factors: Sequence[float], hours: float
+) -> list[tuple[float, float, float]]:
+    """A Poisson stream at `rate` an hour x the factor of the regime: (hour, a standard normal, a number in (0, 1)) of each.
+
+    Unit exponentials are spent along the accumulated rate, so that a path's happenings come earlier, not elsewhere, under a higher one.
+    """
+    if rate <= 0.0:
+        return []
+    stream = draws.stream(purpose, entity)
+    found: list[tuple[float, float, float]] = []
+    left = stream.standard_exponential()
+    ends = [at for at, _ in spells[1:]] + [hours]
+    for (begin, state), end in zip(spells, ends, strict=True):
+        speed = rate * factors[state]
+        at = begin
+        while speed > 0.0 and at < end and len(found) < HAPPENINGS_MAX:
+            if left > (end - at) * speed:
+                left -= (end - at) * speed
+                break
+            at += left / speed
+            found.append((at, stream.standard_normal(), stream.random()))
+            left = stream.standard_exponential()
+    return found
+
+
+def lasting_hours(outage: Outage, normal: float) -> float:
+    """How long an outage lasts, hours: log-normal through its typical and p95."""
+    hour = 3600e9
+    sigma = math.log(outage.p95 / outage.typical) / Z95
+    return outage.typical / hour * math.exp(sigma * normal)
