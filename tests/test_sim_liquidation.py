@@ -317,7 +317,7 @@ def test_a_late_reduce_only_order_shrinks_with_the_position_and_never_flips_it()
 
 
 def test_rejected_orders_did_nothing_and_a_share_of_them_is_chance_of_the_seed() -> None:
-    world = at(still_world(shocks="[{at: 5s, kind: order_reject, probability: 50%, for: 1h}]"), 10)
+    world = at(still_world(shocks="[{at: 5s, kind: order_reject, market: all, probability: 50%, for: 1h}]"), 10)
     outcomes = [world.place(order(world, client_id=n, size=Decimal("0.001")), {}) for n in range(60)]
     rejected = [found for found in outcomes if isinstance(found, Refusal)]
     assert {found.reason for found in rejected} == {"congested"}

@@ -28,11 +28,11 @@ accounts: [{accounts}]
 chains: {{here: {{}}, there: {{rollup: true}}}}
 buffers: {{here: 30_000 USD, there: 1_000 USD}}
 routes:
-  in: {{from: here, to: venue, eta: 10s, p95: 30s, fee: 0.13%, expires_after: 40s, refund_after: 20s}}
-  out: {{from: venue, to: there, eta: 15s, p95: 60s, fee: 0.07%}}
+  in: {{from: here, to: venue, eta: 10s, p95: 30s, fee: 0.13%, expires_after: 40s, refund_after: 20s, lost_below: 50 USD, fails: 20%, via: middle, stuck: 20%}}
+  out: {{from: venue, to: there, eta: 15s, p95: 60s, fee: 0.07%, fee_usd: 1 USD, fails: 20%, expires_after: 30s, refund_after: 5s}}
   over: {{from: here, to: there, eta: 5s, fee: 0.01%}}
 shocks: [{shocks}]
-"""
+"""  # noqa: E501
 TIERS = ", margin_tiers: [{from: 0 USD, max_leverage: 40}, {from: 120_000 USD, max_leverage: 20}]"
 
 lots = st.integers(-3000, 3000)
@@ -50,8 +50,12 @@ faults = st.sampled_from(
         "{at: 45s, kind: market_status, market: ETH, to: FINAL_SETTLEMENT, for: 1h}",
         "{at: 40s, kind: external_close, market: BTC, by: 33%, cause: adl}",
         "{at: 15s, kind: bridge_stall, route: in, for: 2m}",
+        "{at: 3s, kind: bridge_lock, route: out, for: 30s}",
+        "{at: 9s, kind: congestion, chain: here, for: 40s}",
+        "{at: 4s, kind: empty_blocks, chain: there, for: 20s}",
+        "{at: 20s, kind: venue_halt, for: 10s, stale_for: 20s}",
         "{at: 8s, kind: book_move, market: BTC, by: 30%, over: 5s, for: 20s}",
-        "{at: 25s, kind: order_reject, probability: 50%, for: 20s}",
+        "{at: 25s, kind: order_reject, market: all, probability: 50%, for: 20s}",
     ]
 )
 orders = st.tuples(
