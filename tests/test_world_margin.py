@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 
 import pytest
 from hypothesis import assume, given
@@ -168,3 +168,44 @@ def test_change_is_refused_when_maintenance_rises_below_initial_margin() -> None
     assert not margin.is_allowed(10.0, 9.0, 9.9, 20.0, 9.0)
     assert not margin.is_allowed(10.0, 9.0, -1.0, 0.0, 0.0)
     assert margin.slippage_allowed(30.0, 20.0, 9.0, 0.05, 0.0005) == math.inf
+
+
+def test_a_requirement_is_rounded_up_to_a_millionth_and_an_exact_one_is_left_alone() -> None:
+    assert margin.rounded_up(0.0000001) == 0.000001
+    assert margin.rounded_up(1.0000001) == 1.000001
+    assert margin.rounded_up(14_080.0) == 14_080.0
+    assert margin.rounded_up(0.1 + 0.2) == 0.3, "the noise of binary floats is no requirement"
+    sizes, prices = [0.0001, -0.0003], [98_000.1234, 4100.00071]
+    exact = [abs(Decimal(str(s)) * Decimal(str(p))) * Decimal("0.012") for s, p in zip(sizes, prices, strict=True)]
+    expected = sum(one.quantize(Decimal("0.000001"), ROUND_CEILING) for one in exact)
+    assert margin.requirement_sum_rounded(sizes, prices, [0.012, 0.012]) == pytest.approx(float(expected), abs=1e-12)
+    assert margin.requirement_sum_rounded(sizes, prices, [0.012, 0.012]) > margin.requirement_sum(sizes, prices, [0.012, 0.012])
+
+
+@pytest.mark.parametrize(
+    ("notional", "before", "expected"),
+    [
+        (500.0, 0.0, 500.0),
+        (5_000.0, 0.0, 1_000.0),
+        (200_000.0, 0.0, 20_000.0),
+        (5e6, 0.0, 100_000.0),
+        (5e6, 70_000.0, 30_000.0),
+        (5e6, 100_000.0, 0.0),
+    ],
+)
+def test_a_block_liquidates_a_tenth_at_least_a_thousand_and_at_most_a_hundred_thousand_of_an_account(
+    notional: float, before: float, expected: float
+) -> None:
+    assert margin.liquidation_notional(notional, before) == expected
+
+
+def test_the_insurance_fund_takes_the_fee_above_bankruptcy_and_pays_below_it() -> None:
+    # Vector L1 at its fillable price; then 200 USD under the bankruptcy price of 97,000, long and short.
+    assert margin.insurance_change(3.0, 97_736.0, 97_000.0) == pytest.approx(2208.0)
+    assert margin.insurance_change(3.0, 96_800.0, 97_000.0) == pytest.approx(-600.0)
+    assert margin.insurance_change(-3.0, 99_200.0, 99_000.0) == pytest.approx(-600.0)
+
+
+def test_raising_maintenance_moves_requirement_as_in_the_fact_sheets_governance_example() -> None:
+    sizes, prices = [BTC[0], ETH[0]], [BTC[1], ETH[1]]
+    assert margin.requirement_sum(sizes, prices, [0.03, 0.03]) == pytest.approx(21_120.0, rel=1e-12)

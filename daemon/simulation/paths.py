@@ -17,7 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon.simulation.scenario import ALL_MARKETS, FundingSpike, MarketSpec, PriceMove, Shock
+from daemon.simulation.faults import ALL_MARKETS, BookMove
+from daemon.simulation.scenario import FundingSpike, MarketSpec, PriceMove, Shock
 from daemon.units import NS
 
 Floats = NDArray[np.float64]
@@ -77,11 +78,14 @@ class IndexPath:
         return back * self.spec.price
 
 
-def price_factor(shocks: Sequence[Shock], symbol: str, second: int) -> float:
-    """What price moves have multiplied the price by at a second: each in equal relative steps over its `over`, and back where it ends."""
+def price_factor(shocks: Sequence[Shock], symbol: str, second: int, kind: type[PriceMove] | type[BookMove] = PriceMove) -> float:
+    """What price moves (of the market, or of this venue's book alone) have multiplied the price by at a second.
+
+    Each goes in equal relative steps over its `over`, and back where it ends.
+    """
     factor = 1.0
     for shock in shocks:
-        if isinstance(shock, PriceMove) and shock.market in (symbol, ALL_MARKETS):
+        if isinstance(shock, kind) and shock.market in (symbol, ALL_MARKETS):
             gone = second * NS - shock.at
             if gone <= 0:
                 continue
@@ -142,15 +146,16 @@ def book(
         best_ask = best_bid + tick
     gap = max(tick, (Decimal(repr(price * 0.0005)) // tick) * tick)
     even = spec.depth * depth_left / 10.0 / price
+    step, step_size = spec.step, float(spec.step)
     bids: list[Level] = []
     asks: list[Level] = []
+    texture = second * 31
     for i in range(spec.levels):
-        share = 0.4 + 0.12 * min(i, 9)
-        for side, (levels, at) in enumerate(((bids, best_bid - i * gap), (asks, best_ask + i * gap))):
-            if at <= 0:
-                continue
-            size = even * share * (0.75 + 0.5 * jitter[(second * 31 + i * 2 + side) % JITTER])
-            levels.append((at, max(spec.step, Decimal(repr(size)) // spec.step * spec.step)))
+        share = even * (0.4 + 0.12 * min(i, 9)) / step_size
+        if best_bid > 0:
+            bids.append((best_bid, max(1, int(share * (0.75 + 0.5 * jitter[texture % JITTER]))) * step))
+        asks.append((best_ask, max(1, int(share * (0.75 + 0.5 * jitter[(texture + 1) % JITTER]))) * step))
+        best_bid, best_ask, texture = best_bid - gap, best_ask + gap, texture + 2
     return tuple(bids), tuple(asks)
 
 

@@ -8,71 +8,77 @@ Times of shocks count from the venue's start. Durations are int ns, money USD, r
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping
-from decimal import Decimal, InvalidOperation
+import itertools
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from daemon.errors import Diagnostic, RunbookError, UserError
 from daemon.runbook.document import Document, compose
 from daemon.runbook.nodes import ListNode, MapNode, ScalarNode, YamlNode
-from daemon.units import NS, parse_duration, parse_iso, parse_quantity
+from daemon.simulation.expectations import Expectation, ExpectedCourse, ExpectedToll
+from daemon.simulation.faults import (
+    ALL_MARKETS,
+    BookMove,
+    BridgeLock,
+    BridgeStall,
+    Congestion,
+    EmptyBlocks,
+    ErrorAfterAccept,
+    FinalityDelay,
+    GasSpike,
+    OracleFreeze,
+    OracleLag,
+    OracleSources,
+    OracleWrong,
+    OrderReject,
+    RateLimit,
+    RouteCapacity,
+    RouteStuck,
+    SequencerStop,
+    VenueError,
+    VenueHalt,
+    VenueLatency,
+)
+from daemon.simulation.fields import Duration, Exact, Gwei, LastingShock, Price, Rate, Ratio, TimedShock, Usd, exact
+from daemon.simulation.oracle_models import OracleSpec
+from daemon.simulation.route_models import RouteSpec, via_of
+from daemon.simulation.strict_file import Strict
+from daemon.units import NS, parse_iso, parse_quantity
 
 Plain = None | str | list["Plain"] | dict[str, "Plain"]
 Where = tuple[int | str, ...]  # a path of keys and indices
-ALL_MARKETS = "all"
-
-
-def _quantity(example: str, *units: str) -> Callable[[object], float]:
-    """A parser of literals of one of `units`; its ValueError says what to write. Numbers (never from a file) are taken as they are."""
-
-    def read(raw: object) -> float:
-        if isinstance(raw, int | float) and not isinstance(raw, bool):
-            return float(raw)
-        value, unit = parse_quantity(str(raw))
-        if unit not in units and value != 0.0:
-            raise ValueError(f"expected {units[0]}, found {raw!r}; write for example {example}")
-        return value
-
-    return read
-
-
-def _exact(raw: object) -> Decimal:
-    try:
-        value = Decimal(str(raw).replace("_", ""))
-    except InvalidOperation:
-        raise ValueError(f"expected a number, found {raw!r}; write for example 0.001") from None
-    if not value.is_finite():
-        raise ValueError(f"expected a finite number, found {raw!r}")
-    return value
-
-
-def _duration(raw: object) -> int:
-    if isinstance(raw, int) and not isinstance(raw, bool):
-        return raw
-    return parse_duration(str(raw))
+Model = Literal["dydx-v4", "hyperliquid"]
+DYDX_KEYS = ("maintenance_margin", "oi_lower_cap", "oi_upper_cap", "isolated", "insurance_fund")  # of a market
+HYPERLIQUID_KEYS = ("margin_tiers", "perps_elsewhere")
+AFTERWARDS_NS = 1800 * NS  # what a course takes beyond its last shock
 
 
 def _start(raw: object) -> int | None:
     return None if raw in (None, "now") else parse_iso(str(raw))
 
 
-Usd = Annotated[float, BeforeValidator(_quantity("50_000 USD", "USD", "1"))]
-Price = Annotated[float, BeforeValidator(_quantity("98_000", "price", "1", "USD"))]
-Ratio = Annotated[float, BeforeValidator(_quantity("2%", "ratio"))]
-Rate = Annotated[float, BeforeValidator(_quantity("0.01%/h", "rate/h"))]
-Gwei = Annotated[float, BeforeValidator(_quantity("12 gwei", "gwei", "1"))]
-Exact = Annotated[Decimal, BeforeValidator(_exact)]
-Duration = Annotated[int, BeforeValidator(_duration)]
+class TierSpec(Strict):
+    """A tier of a margin table: from this notional on at most this leverage."""
+
+    start: Annotated[Usd, Field(alias="from", ge=0)]
+    max_leverage: Annotated[float, Field(ge=1, le=100)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+def _tiers(tiers: tuple[TierSpec, ...]) -> tuple[TierSpec, ...]:
+    """Tiers as a table has them. Raises ValueError when they do not begin at 0, or do not lead up in notional and down in leverage."""
+    if tiers and tiers[0].start:
+        raise ValueError("the first margin tier begins at 0 USD")
+    for lower, upper in itertools.pairwise(tiers):
+        if upper.start <= lower.start or upper.max_leverage >= lower.max_leverage:
+            raise ValueError("margin tiers go up in `from` and down in `max_leverage`")
+    return tiers
 
 
-class MarketSpec(_Strict):
+class MarketSpec(Strict):
     """A market: its price process (annualised `volatility`), its book, its margin parameters and its funding."""
 
     price: Annotated[Price, Field(gt=0)]
@@ -86,13 +92,19 @@ class MarketSpec(_Strict):
     open_interest: Annotated[Exact, Field(ge=0)] = Decimal(1000)  # base units
     funding: Rate = 0.0  # the level that settlements vary around
     funding_noise: Annotated[Rate, Field(ge=0)] = 0.000_005
-    oracle_deadband: Annotated[Ratio, Field(ge=0, lt=1)] = 0.0005  # moves below it are not published
+    oracle_deadband: Annotated[Ratio, Field(ge=0, lt=1)] = 0.0005  # moves below it are not published; `oracle` overrides it
+    oracle: OracleSpec | None = None
     spread: Annotated[Ratio, Field(gt=0, lt=1)] = 0.0002
     depth: Annotated[Usd, Field(gt=0)] = 2_000_000.0  # USD on each side within 50 bps
     levels: Annotated[int, Field(ge=1, le=100)] = 20
+    recovery: Annotated[Duration, Field(ge=0)] = 10 * NS  # half-life of what our fills took from the book; 0: back in the next second
+    isolated: bool = False  # dydx-v4: a position stands alone in its subaccount, and the market has an insurance fund of its own
+    insurance_fund: Annotated[Usd, Field(ge=0)] = 0.0  # of an isolated market
+    margin_tiers: Annotated[tuple[TierSpec, ...], AfterValidator(_tiers)] = ()  # hyperliquid; none: one tier of 1 / initial_margin
+    perps_elsewhere: bool = True  # hyperliquid: other exchanges' perps are a part of the mark price
 
 
-class PositionSpec(_Strict):
+class PositionSpec(Strict):
     """A position held at the start; `entry_price` defaults to the start price."""
 
     market: str
@@ -100,7 +112,7 @@ class PositionSpec(_Strict):
     entry_price: Annotated[Price, Field(gt=0)] | None = None
 
 
-class RestingSpec(_Strict):
+class RestingSpec(Strict):
     """An order that rests in the book from the start."""
 
     market: str
@@ -110,17 +122,21 @@ class RestingSpec(_Strict):
     client_id: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
 
 
-class SubaccountSpec(_Strict):
-    """A cross-margin subaccount: equity at the start is `collateral` plus what the positions gained since entry."""
+class SubaccountSpec(Strict):
+    """A cross-margin subaccount: equity at the start is `collateral` plus what the positions gained since entry.
+
+    `leverage` is what its owner set, by market: it bounds what can be opened.
+    """
 
     address: str = "dydx1reefdsim"
     subaccount: Annotated[int, Field(ge=0, le=128_000)] = 0
     collateral: Usd
     positions: tuple[PositionSpec, ...] = ()
     orders: tuple[RestingSpec, ...] = ()
+    leverage: dict[str, Annotated[float, Field(ge=1, le=100)]] = Field(default_factory=dict)
 
 
-class ChainSpec(_Strict):
+class ChainSpec(Strict):
     """A chain; only a rollup has a sequencer that can stop."""
 
     rollup: bool = False
@@ -131,20 +147,7 @@ class ChainSpec(_Strict):
     tx_per_block: Annotated[float, Field(ge=0)] = 150.0
 
 
-class RouteSpec(_Strict):
-    """A way for collateral: `eta` typical, `p95` the slow tail; undelivered for `expires_after`, it comes back after `refund_after`."""
-
-    source: Annotated[str, Field(alias="from")]
-    destination: Annotated[str, Field(alias="to")]
-    eta: Annotated[Duration, Field(gt=0)]
-    p95: Annotated[Duration, Field(gt=0)] | None = None
-    fee: Annotated[Ratio, Field(ge=0, lt=1)] = 0.0
-    capacity: Annotated[Usd, Field(ge=0)] = 1_000_000.0
-    expires_after: Annotated[Duration, Field(gt=0)] | None = None
-    refund_after: Annotated[Duration, Field(ge=0)] = 3600 * NS
-
-
-class ProposalSpec(_Strict):
+class ProposalSpec(Strict):
     """A governance proposal that enters voting at `at` (negative: before the start) for `voting`."""
 
     id: Annotated[int, Field(ge=1)]
@@ -157,26 +160,24 @@ class ProposalSpec(_Strict):
     expedited: bool = False
 
 
-class VenueSpec(_Strict):
-    """The venue itself: its name as a route's end, fees, insurance fund and withdrawal limit."""
+class VenueSpec(Strict):
+    """The venue itself: its name as a route's end, whose rules it follows, fees, insurance fund and withdrawal limits."""
 
     name: str = "dydx"
+    model: Model = "dydx-v4"
+    chain: str | None = None  # the rollup that it lives on, none for a chain of its own
     taker_fee: Annotated[Ratio, Field(ge=0, lt=1)] = 0.0005
     maker_fee: Annotated[Ratio, Field(ge=0, lt=1)] = 0.0
     insurance_fund: Annotated[Usd, Field(ge=0)] = 5_000_000.0
-    withdrawal_capacity: Annotated[Usd, Field(ge=0)] = 1_000_000.0
+    withdrawal_capacity: Annotated[Usd, Field(ge=0)] = 1_000_000.0  # an hour; dydx-v4: the minimum of the hourly limiter
+    tvl: Annotated[Usd, Field(ge=0)] = 100_000_000.0  # value locked: 1 % of it may leave an hour, 10 % a day (dydx-v4)
     requests_in_10s: Annotated[int, Field(ge=1)] = 100
+    latency: Annotated[Duration, Field(ge=0)] = 0  # from sending an order or a cancel to the book: the middle one
+    latency_p95: Annotated[Duration, Field(ge=0)] | None = None  # and the slow tail; None: no jitter
+    matching_delay: Annotated[Duration, Field(ge=0)] = 0  # from the acceptance of an order to its matching
 
 
-class _Shock(_Strict):
-    at: Duration = 0
-
-
-class _LastingShock(_Shock):
-    lasts: Annotated[Duration, Field(alias="for", gt=0)]
-
-
-class FundingSpike(_LastingShock):
+class FundingSpike(LastingShock):
     """Premium samples stand at `to` (as an hourly rate): an hour that is hit for n of its 60 minutes settles near n / 60 of it."""
 
     kind: Literal["funding_spike"]
@@ -184,7 +185,7 @@ class FundingSpike(_LastingShock):
     to: Rate
 
 
-class PriceMove(_Shock):
+class PriceMove(TimedShock):
     """The price moves `by` within `over`, and back again after `for` where that is given."""
 
     kind: Literal["price_move"]
@@ -194,22 +195,7 @@ class PriceMove(_Shock):
     lasts: Annotated[Duration | None, Field(alias="for", gt=0)] = None
 
 
-class OracleFreeze(_LastingShock):
-    """The oracle price stands still while the book trades on."""
-
-    kind: Literal["oracle_freeze"]
-    market: str
-
-
-class OracleLag(_LastingShock):
-    """The oracle price shows the market as it was `by` ago."""
-
-    kind: Literal["oracle_lag"]
-    market: str
-    by: Annotated[Duration, Field(gt=0)]
-
-
-class ThinBook(_LastingShock):
+class ThinBook(LastingShock):
     """The book keeps `to` of its depth, and its spread widens to `spread`."""
 
     kind: Literal["thin_book"]
@@ -218,7 +204,7 @@ class ThinBook(_LastingShock):
     spread: Annotated[Ratio, Field(gt=0, lt=1)] | None = None
 
 
-class MarketStatus(_LastingShock):
+class MarketStatus(LastingShock):
     """The market leaves ACTIVE."""
 
     kind: Literal["market_status"]
@@ -226,8 +212,8 @@ class MarketStatus(_LastingShock):
     to: Literal["PAUSED", "CANCEL_ONLY", "POST_ONLY", "FINAL_SETTLEMENT"]
 
 
-class ParameterChange(_Shock):
-    """Margin fractions change, with or without a proposal that said so."""
+class ParameterChange(TimedShock):
+    """Margin fractions change, with or without a proposal that said so; on hyperliquid the most leverage becomes 1 / `initial_margin`."""
 
     kind: Literal["parameter_change"]
     market: str
@@ -235,65 +221,7 @@ class ParameterChange(_Shock):
     maintenance_margin: Annotated[Ratio, Field(gt=0, le=1)]
 
 
-class VenueHalt(_LastingShock):
-    """No blocks: height and oracle stand, no order is taken, no premium is sampled (the hour is padded with zeros)."""
-
-    kind: Literal["venue_halt"]
-
-
-class SequencerStop(_LastingShock):
-    """A rollup produces no blocks; nothing crosses to or from it."""
-
-    kind: Literal["sequencer_stop"]
-    chain: str
-
-
-class FinalityDelay(_LastingShock):
-    """A chain's finality takes `to`; transfers out of it take that much longer."""
-
-    kind: Literal["finality_delay"]
-    chain: str
-    to: Annotated[Duration, Field(gt=0)]
-
-
-class GasSpike(_LastingShock):
-    """Gas costs `to`; the cost of a transaction rises with it."""
-
-    kind: Literal["gas_spike"]
-    chain: str
-    to: Annotated[Gwei, Field(gt=0)]
-
-
-class BridgeStall(_LastingShock):
-    """A route is closed and what is in flight on it does not move."""
-
-    kind: Literal["bridge_stall"]
-    route: str
-
-
-class VenueError(_LastingShock):
-    """Every request is answered with `status` and nothing is done."""
-
-    kind: Literal["venue_error"]
-    status: Annotated[int, Field(ge=500, le=599)] = 503
-
-
-class ErrorAfterAccept(_LastingShock):
-    """Orders and transfers ARE done, but the client sees a 500, or (`reply: dropped`) a connection that breaks; `count` at most."""
-
-    kind: Literal["error_after_accept"]
-    reply: Literal["error", "dropped"] = "error"
-    count: Annotated[int, Field(ge=1)] | None = None
-
-
-class RateLimit(_LastingShock):
-    """Only `to` requests in 10 s are let through."""
-
-    kind: Literal["rate_limit"]
-    to: Annotated[int, Field(ge=0)]
-
-
-class ExternalClose(_Shock):
+class ExternalClose(TimedShock):
     """Somebody else reduces a position by a share of its size at the book's price: by hand, or by auto-deleveraging."""
 
     kind: Literal["external_close"]
@@ -319,28 +247,54 @@ Shock = (
     | ErrorAfterAccept
     | RateLimit
     | ExternalClose
+    | BridgeLock
+    | RouteStuck
+    | RouteCapacity
+    | Congestion
+    | EmptyBlocks
+    | OracleWrong
+    | OracleSources
+    | OrderReject
+    | VenueLatency
+    | BookMove
 )
 SHOCK_KINDS: tuple[str, ...] = tuple(get_args(shock.model_fields["kind"].annotation)[0] for shock in get_args(Shock))
 _AnyShock = Annotated[Shock, Field(discriminator="kind")]
 SHOCK: TypeAdapter[Shock] = TypeAdapter(_AnyShock)
 
 
-class Scenario(_Strict):
+Confidence = Literal["high", "medium", "press", "assumed"]
+
+
+class Scenario(Strict):
     """A simulated venue's world. `start` None is the wall clock's now; `minute_of_hour` moves the start back to that minute."""
 
     scenario: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
     title: str = ""
+    source: str = ""  # where its figures are from
+    confidence: Confidence | None = None  # how far they can be trusted
+    horizon: Annotated[Duration | None, Field(ge=NS)] = None  # how much of it `reefd scenario run` plays
+    polls: Annotated[Duration, Field(ge=NS)] = NS  # nothing of the venue is read more often than that
+    expect: Expectation = Expectation()
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 1
     start: Annotated[int | None, BeforeValidator(_start)] = None
     minute_of_hour: Annotated[int, Field(ge=0, le=59)] | None = None
     venue: VenueSpec = VenueSpec()
     markets: Annotated[dict[str, MarketSpec], Field(min_length=1)]
     accounts: Annotated[tuple[SubaccountSpec, ...], Field(min_length=1)]
-    chains: dict[str, ChainSpec] = {}
-    buffers: dict[str, Annotated[Usd, Field(ge=0)]] = {}
-    routes: dict[str, RouteSpec] = {}
+    chains: dict[str, ChainSpec] = Field(default_factory=dict)
+    buffers: dict[str, Annotated[Usd, Field(ge=0)]] = Field(default_factory=dict)
+    routes: dict[str, RouteSpec] = Field(default_factory=dict)
     proposals: tuple[ProposalSpec, ...] = ()
     shocks: tuple[_AnyShock, ...] = ()
+
+    @property
+    def seconds(self) -> int:
+        """Seconds that a course of it takes: its horizon, else until half an hour after its last shock has ended."""
+        if self.horizon is not None:
+            return self.horizon // NS
+        ends = [shock.at + (getattr(shock, "lasts", None) or 0) + (getattr(shock, "over", None) or 0) for shock in self.shocks]
+        return (max(ends, default=0) + AFTERWARDS_NS) // NS
 
     def started_ns(self, wall_ns: int) -> int:
         """The venue's time at the start, ns UTC, when the wall shows `wall_ns`."""
@@ -453,9 +407,12 @@ def _known_keys(where: Where) -> list[str]:
     if len(where) > 1:
         sections: dict[str, type[BaseModel]] = {
             "venue": VenueSpec, "markets": MarketSpec, "accounts": SubaccountSpec,
-            "chains": ChainSpec, "routes": RouteSpec, "proposals": ProposalSpec,
+            "chains": ChainSpec, "routes": RouteSpec, "proposals": ProposalSpec, "expect": Expectation,
         }  # fmt: skip
-        inner: dict[int | str, type[BaseModel]] = {"positions": PositionSpec, "orders": RestingSpec}
+        inner: dict[int | str, type[BaseModel]] = {
+            "positions": PositionSpec, "orders": RestingSpec, "oracle": OracleSpec, "margin_tiers": TierSpec,
+            "with": ExpectedCourse, "without": ExpectedToll, "difference": ExpectedToll,
+        }  # fmt: skip
         tags: dict[str, type[BaseModel]] = dict(zip(SHOCK_KINDS, get_args(Shock), strict=True))
         tag = next((tags[step] for step in where[1:-1] if isinstance(step, str) and step in tags), None)
         model = tag or next((inner[step] for step in where[1:-1] if step in inner), None) or sections.get(str(where[0]), Scenario)
@@ -482,10 +439,18 @@ def _references(plain: Mapping[str, Plain]) -> Iterator[tuple[Where, str]]:
                 if message:
                     yield ("accounts", i, section, j, "market"), message
                 yield from _off_step(row, markets, ("accounts", i, section, j, "size"))
+        for name in _section(account, "leverage"):
+            message = unknown(name, markets, "market")
+            if message:
+                yield ("accounts", i, "leverage", name), message
     for chain in _section(plain, "buffers"):
         message = unknown(chain, chains, "chain")
         if message:
             yield ("buffers", chain), message
+    home = _section(plain, "venue").get("chain")
+    message = unknown(home, chains, "chain")
+    if message:
+        yield ("venue", "chain"), message
     for name, route in routes.items():
         if not isinstance(route, dict):
             continue
@@ -500,13 +465,20 @@ def _references(plain: Mapping[str, Plain]) -> Iterator[tuple[Where, str]]:
             message = unknown(shock.get(key), known, key)
             if message:
                 yield ("shocks", i, key), message
-        if shock.get("kind") == "sequencer_stop":
+        if shock.get("kind") == "route_stuck":
+            stuck = routes.get(str(shock.get("route")))
+            if isinstance(stuck, dict) and not stuck.get("via") and not via_of(stuck.get("model")):
+                yield ("shocks", i, "route"), f"'{shock.get('route')}' has no chain in between; write via: at the route, or name another"
+        if shock.get("kind") in ("sequencer_stop", "empty_blocks"):
             stopped = chains.get(str(shock.get("chain")))
             if isinstance(stopped, dict) and stopped.get("rollup") != "true":
                 yield ("shocks", i, "chain"), f"'{shock.get('chain')}' has no sequencer; write rollup: true at the chain, or name a rollup"
     for name, market in markets.items():
         if isinstance(market, dict):
-            yield from _margins(name, market)
+            model = str(_section(plain, "venue").get("model") or "dydx-v4")
+            yield from _of_another_model(name, market, model)
+            if model == "dydx-v4":
+                yield from _margins(name, market)
 
 
 def _off_step(row: Mapping[str, Plain], markets: Mapping[str, Plain], where: Where) -> Iterator[tuple[Where, str]]:
@@ -514,7 +486,7 @@ def _off_step(row: Mapping[str, Plain], markets: Mapping[str, Plain], where: Whe
     if not isinstance(market, dict):
         return
     try:
-        step, size = _exact(market.get("step") or "0.001"), _exact(row.get("size"))
+        step, size = exact(market.get("step") or "0.001"), exact(row.get("size"))
     except ValueError:
         return
     if step > 0 and size % step:
@@ -533,6 +505,14 @@ def _margins(name: str, market: Mapping[str, Plain]) -> Iterator[tuple[Where, st
         yield ("markets", name, "maintenance_margin"), f"maintenance margin {kept} is above initial margin {opened}"
     if value("oi_upper_cap", 0.0) < value("oi_lower_cap", 0.0):
         yield ("markets", name, "oi_lower_cap"), "the lower cap of open interest is above the upper one; write oi_upper_cap too"
+
+
+def _of_another_model(name: str, market: Mapping[str, Plain], model: str) -> Iterator[tuple[Where, str]]:
+    """Keys of a market that its venue's model has no use for."""
+    owner, keys = ("hyperliquid", HYPERLIQUID_KEYS) if model == "dydx-v4" else ("dydx-v4", DYDX_KEYS)
+    for key in keys:
+        if key in market:
+            yield ("markets", name, key), f"{key} belongs to the model {owner}; remove it, or write model: {owner} at the venue"
 
 
 def _section(plain: Mapping[str, Plain], key: str) -> dict[str, Plain]:

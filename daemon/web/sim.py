@@ -6,6 +6,7 @@ share (markets, books) are printed once a second of venue time. Documented for u
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import re
@@ -27,9 +28,9 @@ from daemon.edges.dydx import wire
 from daemon.edges.dydx.wire import Json
 from daemon.errors import UserError
 from daemon.simulation.bridges import Refusal, TransferRequest
-from daemon.simulation.exchange import CLIENT_ID_MAX, OrderRequest, Subaccount
 from daemon.simulation.markets import MarketState
 from daemon.simulation.scenario import SHOCK
+from daemon.simulation.subaccount import CLIENT_ID_MAX, OrderRequest, Subaccount
 from daemon.simulation.world import Reply, World
 from daemon.units import NS, parse_iso
 from daemon.web import sim_views as views
@@ -215,6 +216,12 @@ class TransferBody(_Body):
     max_fee: Decimal | None = None
 
 
+class ReleaseBody(_Body):
+    """The body of `POST /sim/release`."""
+
+    client_id: Annotated[str, Field(min_length=1, max_length=200)]
+
+
 async def _read_body(request: Request, model: type[M]) -> tuple[M, Mapping[str, object]]:
     raw = await request.body()
     if len(raw) > BODY_MAX:
@@ -258,9 +265,10 @@ def _replied(body: Json, reply: Reply) -> Response:
 class SimulatedVenue:
     """The routes of one world; `app` is what a server runs."""
 
-    def __init__(self, *, world: World, clock: VenueClock) -> None:
+    def __init__(self, *, world: World, clock: VenueClock, pause: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         self.world = world
         self.clock = clock
+        self._pause = pause  # for so many seconds of the wall: requests that are on their way to the book
         self.limiter = RateLimiter()
         self._printed: dict[str, tuple[int, bytes]] = {}
         self.app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -287,16 +295,19 @@ class SimulatedVenue:
         self._serve("GET", "/sim/chains", self._chains)
         self._serve("GET", "/sim/routes", self._routes)
         self._serve("GET", "/sim/buffers", self._buffers)
+        self._serve("GET", "/sim/oracles", self._oracles)
         self._serve("GET", "/sim/venue", self._venue)
         self._serve("POST", "/sim/orders", self._place)
         self._serve("GET", "/sim/orders/{address}/{number}/{client_id}", self._find_order)
         self._serve("POST", "/sim/cancel", self._cancel)
         self._serve("POST", "/sim/transfers", self._transfer)
+        self._serve("POST", "/sim/release", self._release)
         self._serve("GET", "/sim/transfers", self._all_transfers)
         self._serve("GET", "/sim/transfers/{client_id:path}", self._find_transfer)
         # The observer's side: it answers whatever the venue suffers, or a test could not see what happened.
         self._serve("GET", "/sim/clock", self._clock, faulty=False)
         self._serve("GET", "/sim/log", self._log, faulty=False)
+        self._serve("GET", "/sim/money", self._money, faulty=False)
         self._serve("POST", "/sim/shocks", self._inject, faulty=False)
 
     def _serve(self, method: str, path: str, handler: Handler, *, group: str | None = None, faulty: bool = True) -> None:
@@ -305,7 +316,7 @@ class SimulatedVenue:
             headers: dict[str, str] = {}
             try:
                 if faulty:
-                    status = self.world.error_status()
+                    status = self.world.error_status(writing=method == "POST")
                     if status is not None:
                         return _json(wire.print_errors("Internal Server Error"), status)
                 if group is not None:
@@ -526,12 +537,15 @@ class SimulatedVenue:
     async def _buffers(self, request: Request) -> Response:
         return _json(views.buffers(self.world))
 
+    async def _oracles(self, request: Request) -> Response:
+        return self._once_a_second("oracles", lambda: views.oracles(self.world))
+
     async def _venue(self, request: Request) -> Response:
         return _json(views.venue(self.world))
 
     async def _place(self, request: Request) -> Response:
         body, raw = await _read_body(request, OrderBody)
-        self.world.advance(self.clock.now_ns())
+        await self._travel(f"{self._address_of(body)}/{body.subaccount}/{body.client_id}")
         found = self.world.place(
             OrderRequest(
                 address=self._address_of(body), subaccount=body.subaccount, client_id=body.client_id, market=body.market, side=body.side,
@@ -544,6 +558,15 @@ class SimulatedVenue:
             return _refused(found)
         order, duplicate, reply = found
         return _replied(views.order_reply(order, duplicate), reply)
+
+    async def _travel(self, name: str) -> None:
+        """Lets a request take its way to the book: the world has moved on by its latency when it arrives."""
+        sent = self.clock.now_ns()
+        self.world.advance(sent)
+        arrives = sent + self.world.latency_ns(name)
+        if arrives > sent:
+            await self._pause((arrives - sent) / NS / self.clock.speed)
+        self.world.advance(max(arrives, self.clock.now_ns()))
 
     def _address_of(self, body: _Body) -> str:
         """The address asked for; the scenario's first one when none was given."""
@@ -559,6 +582,7 @@ class SimulatedVenue:
 
     async def _cancel(self, request: Request) -> Response:
         body, raw = await _read_body(request, CancelBody)
+        await self._travel(f"cancel/{self._address_of(body)}/{body.subaccount}/{self.world.now_ns}")
         found = self.world.cancel(self._address_of(body), body.subaccount, body.market, body.client_id, raw)
         if isinstance(found, Refusal):
             return _refused(found)
@@ -579,6 +603,13 @@ class SimulatedVenue:
         transfer, duplicate, reply = found
         return _replied(views.transfer_reply(transfer, self.world.now_ns, duplicate), reply)
 
+    async def _release(self, request: Request) -> Response:
+        body, raw = await _read_body(request, ReleaseBody)
+        found = self.world.release(body.client_id, raw)
+        if isinstance(found, Refusal):
+            return _refused(found)
+        return _json(views.transfer_reply(found, self.world.now_ns, False))
+
     async def _all_transfers(self, request: Request) -> Response:
         return _json({"transfers": [views.transfer_reply(t, self.world.now_ns, False) for t in self.world.bridges.transfers.values()]})
 
@@ -591,6 +622,9 @@ class SimulatedVenue:
 
     async def _log(self, request: Request) -> Response:
         return _json(views.log(self.world, _height(request, "after") or 0, _listed(request, "kind")))
+
+    async def _money(self, request: Request) -> Response:
+        return _json(views.money(self.world))
 
     async def _inject(self, request: Request) -> Response:
         raw = await request.body()

@@ -1,14 +1,16 @@
 """dYdX v4 cross-margin, funding and liquidation formulas (floor 1): plain numbers in, plain numbers out.
 
 Prices are oracle prices (dYdX margins on nothing else), sizes are signed base units (negative short), fractions are ratios, rates per
-HOUR, USD unrounded (the chain rounds each requirement up to 1e-6 USD). Every function is branches and arithmetic over floats, so that it
-runs as it is in the generated program, interpreted or compiled. An answer that does not exist is NaN; a division by zero is never reached.
+HOUR, USD unrounded (the chain rounds each requirement up to 1e-6 USD: `rounded_up`, for whoever decides as the chain does). Every function
+is branches and arithmetic over floats, so that it runs as it is in the generated program, interpreted or compiled (`rounded_up` alone needs
+the standard library and stays out of it). An answer that does not exist is NaN; a division by zero is never reached.
 Sources: dydxprotocol/v4-chain protocol/x/perpetuals/lib/lib.go, protocol/lib/margin/risk.go, protocol/x/subaccounts/lib/updates.go,
 protocol/x/clob/keeper/liquidations.go, protocol/x/perpetuals/keeper/perpetual.go.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 NAN = float("nan")
@@ -18,6 +20,12 @@ FUNDING_CLAMP_FACTOR = 6.0  # of (initial - maintenance) fraction, on the 8-hour
 SPREAD_TO_MAINTENANCE = 1.5  # SMMR of the liquidations configuration
 BANKRUPTCY_ADJUSTMENT = 1.0  # BA of the liquidations configuration
 LIQUIDATION_FEE_CAP = 0.015  # of the fill's notional
+LIQUIDATION_USD_MIN = 1000.0  # of a position, a block
+LIQUIDATION_SHARE = 0.1  # of a position, a block
+LIQUIDATION_USD_MAX = 100_000.0  # of a subaccount, a block
+INSURANCE_LOSS_MAX = 1_000_000.0  # USD of a subaccount's fills, a block
+MICRO = 1e6  # a USDC has a million parts; the chain has none smaller
+ULPS = 1e-15  # relative noise of a float product of three factors
 
 
 def equity(quote_balance: float, sizes: Sequence[float], prices: Sequence[float]) -> float:
@@ -50,6 +58,20 @@ def requirement_sum(sizes: Sequence[float], prices: Sequence[float], fractions: 
     total = 0.0
     for i in range(len(sizes)):
         total = total + abs(sizes[i] * prices[i]) * fractions[i]
+    return total
+
+
+def rounded_up(amount: float) -> float:
+    """USD rounded up to 1e-6, as the chain rounds each position's requirement; the noise of binary floats is not rounded up."""
+    scaled = amount * MICRO
+    return math.ceil(scaled - abs(scaled) * ULPS) / MICRO
+
+
+def requirement_sum_rounded(sizes: Sequence[float], prices: Sequence[float], fractions: Sequence[float]) -> float:
+    """As `requirement_sum`, each position rounded up to 1e-6 USD first: what the chain compares with equity."""
+    total = 0.0
+    for i in range(len(sizes)):
+        total = total + rounded_up(abs(sizes[i] * prices[i]) * fractions[i])
     return total
 
 
@@ -156,6 +178,33 @@ def liquidation_fee(size: float, fill_price: float, bankruptcy: float, fee_cap: 
     if left <= 0.0:
         return 0.0
     return left if left < capped else capped
+
+
+def liquidation_notional(position_notional: float, liquidated_usd: float = 0.0) -> float:
+    """USD of a position that one block may liquidate: max(1,000, 10 %), within what is left of the subaccount's 100,000 USD a block.
+
+    `liquidated_usd` is what this block has liquidated of the subaccount before. Never more than the position.
+    """
+    allowed = position_notional * LIQUIDATION_SHARE
+    if allowed < LIQUIDATION_USD_MIN:
+        allowed = LIQUIDATION_USD_MIN
+    left = LIQUIDATION_USD_MAX - liquidated_usd
+    if allowed > left:
+        allowed = left
+    if allowed > position_notional:
+        allowed = position_notional
+    return allowed if allowed > 0.0 else 0.0
+
+
+def insurance_change(size: float, fill_price: float, bankruptcy: float, fee_cap: float = LIQUIDATION_FEE_CAP) -> float:
+    """USD by which a liquidation fill of `size` (signed, the part closed) changes the insurance fund.
+
+    >= 0: the fee it takes of the account; < 0: what it pays to the account because the fill is worse than bankruptcy.
+    """
+    left = (fill_price - bankruptcy) * size
+    if left < 0.0:
+        return left
+    return liquidation_fee(size, fill_price, bankruptcy, fee_cap)
 
 
 def funding_premium(impact_bid: float, impact_ask: float, index_price: float) -> float:

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from daemon.simulation.scenario import Duration, Gwei, Ratio, Usd
+from daemon.simulation.fields import Duration, Gwei, Ratio, Usd
 from daemon.simulation.strict_file import FileForm, Plain, Strict, Where, load_strict, read_strict, section
 from daemon.units import NS, parse_quantity
 
