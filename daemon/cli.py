@@ -273,13 +273,13 @@ def sweep(
     }  # fmt: skip
     if cluster is None:
         _finish(_job("sweeping", "sweep")(runbook, **options))
-    _finish(_cluster_job("sweep_on_cluster")(runbook, cluster=cluster, **options))
+    _finish(_installed(lambda: _job("clustering", "sweep_on_cluster"))(runbook, cluster=cluster, **options))
 
 
-def _cluster_job(function: str) -> Callable[..., int]:
+def _installed(load: Callable[[], Callable[..., int]]) -> Callable[..., int]:
     """A job that takes a cluster, where the extra is installed."""
     try:
-        return _job("clustering", function)
+        return load()
     except ModuleNotFoundError as error:
         if error.name != "distributed":
             raise
@@ -323,7 +323,7 @@ def stress(
     }  # fmt: skip
     if cluster is None:
         _finish(_job("stressing", "stress")(**options))
-    _finish(_cluster_job("stress_on_cluster")(cluster=cluster, **options))
+    _finish(_installed(lambda: _job("clustering", "stress_on_cluster"))(cluster=cluster, **options))
 
 
 @app.command()

@@ -25,7 +25,7 @@ from daemon.errors import RunbookError, UserError
 from daemon.runbook.load import load_documents, runbook_files
 from daemon.runbook.model import Runbook
 from daemon.simulation.book import Book, parse_book
-from daemon.simulation.stress.aim import aim
+from daemon.simulation.stress.aim import aim, survival_of
 from daemon.simulation.stress.estimates import worth_weighting
 from daemon.simulation.stress.fan import Act, DrawnPath, Fan
 from daemon.simulation.stress.figures import Json, Subject, figures
@@ -171,21 +171,22 @@ def stress(
         raise UserError("--horizon: write whole hours, from 1h to 92d")
     documents: dict[str, Json] = {}
     texts = []
-    for world in _worlds(worlds):
+    names = _worlds(worlds)
+    for world in names:
         job = Job(
             book=(book, _text(book, "--book names a file like config/books/example.yaml, or is `live`")),
             world=(world, _text(world, "--world names a file like config/worlds/calm.yaml")), runbooks=_runbooks(runbooks),
             house=HouseLimits() if limits is None else house_limits(limits), steps=horizon_ns // MINUTE_NS, start=parse_iso(START),
             seed=seed, compiled=engine == "compiled" or (engine == "auto" and paths >= COMPILED_FROM), dependence=dependence,
         )  # fmt: skip
-        report = stressed(
+        report, tally = stressed(
             job, paths=paths, workers=workers, rare=rare, leave_one_out=leave_one_out, executor=executor, draw=out is not None
         )
         name = world_of(job).world
         documents[name] = report.figures
         texts.append(report.as_text())
         if out is not None:
-            write_report(out if len(worlds) == 1 else out / name, report)
+            write_report(out if len(names) == 1 else out / name, report, tally)
     document = next(iter(documents.values())) if len(documents) == 1 else {"worlds": documents}
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) if json_format else "\n\n".join(texts)
     sys.stdout.write(text + "\n")
@@ -201,7 +202,7 @@ def stressed(
     leave_one_out: bool = True,
     executor: Executor | None = None,
     draw: bool = False,
-) -> StressReport:
+) -> tuple[StressReport, Tally]:
     """Every path of a job, and what they come to; the same whatever the number of workers."""
     began = time.perf_counter()
     book, books = book_of(job), runbooks_of(job)
@@ -235,11 +236,12 @@ def stressed(
     document = figures(tally, subject, left_out=left, seconds=seconds)
     document["dependence"] = "on" if job.dependence else "off"
     drawn = tuple(_drawn(stage_of(job), number, why) for number, why in _worst(tally)) if draw else ()
-    return StressReport(
+    report = StressReport(
         figures=document, rests_on=tuple(RestsOn(where, "", source) for where, source in world.sources()), fan=fan, drawn=drawn,
         pairs=pairs_of(tally, subject.harm_above_usd),
-        notes=tuple(notes),
+        survival=survival_of(world, book, horizon_ns=job.horizon_ns, start=job.start), notes=tuple(notes),
     )  # fmt: skip
+    return report, tally
 
 
 def _batches(numbers: Sequence[int]) -> list[tuple[int, ...]]:

@@ -15,10 +15,8 @@ from daemon.simulation.stress.path import Floats, Grid, Path, PathSource
 from daemon.simulation.stress.surroundings import Fact
 from daemon.simulation.stress.tilt import Tilt
 from daemon.simulation.stress.worldfile import WorldSpec
-from daemon.units import DAY_NS, NS
+from daemon.units import NS
 from daemon.world.entities import Kind
-
-WARM_UP_PATH = 1 << 40  # no future has this number
 
 
 class WorldFutures:
@@ -73,13 +71,8 @@ class WorldFutures:
 
     def warm_up(self, days: int) -> Path:
         """A past in which nothing happens but prices and funding; its last row is the start and stands at the book's prices."""
-        step = self.grid.step_ns
-        steps = days * DAY_NS // step
-        calm = self.world.model_copy(update={"regimes": None, "jumps": None})
-        source = self._made(calm, Grid(start=self.grid.start - steps * step, step_ns=step, steps=int(steps)), None, True)
-        path = source.path(WARM_UP_PATH)
-        mid = path.mid * (source.prices / path.mid[:, -1])[:, None]
-        return replace(self._bare(path, path.at), mid=mid, oracle=mid, index=mid)
+        path = self._source.warm_up(days)
+        return self._bare(path, path.at)
 
     @staticmethod
     def _bare(path: Path, at: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Path:
