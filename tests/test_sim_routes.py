@@ -588,7 +588,7 @@ def test_a_share_of_orders_is_refused_by_chance_and_each_id_keeps_its_answer() -
     assert sum(first) / 600 == pytest.approx(0.3, abs=4 * (0.21 / 600) ** 0.5)
     quote = account_of(world).quote
     assert quote != before
-    to(world, 60 * NS)
+    to(world, 15 * NS)  # inside the 20 blocks in which a client id counts once
     assert answers() == first
     assert account_of(world).quote == quote, "what was taken is not taken again"
 
@@ -642,7 +642,6 @@ async def test_errors_while_orders_land_answer_every_read_and_do_every_order() -
     wire.gone_ns = 38 * MINUTE_NS
     found = (await wire.http.get(f"/sim/orders/{ADDRESS}/0/7")).json()
     assert (found["status"], found["filled_size"]) == ("FILLED", "0.1")
-    assert (await wire.http.post("/sim/orders", json=body)).json()["duplicate"] is True
     assert account_of(world).holdings["BTC-USD"].size == Decimal("0.9")
 
 
