@@ -33,6 +33,8 @@ app = typer.Typer(
 )
 audit = typer.Typer(help="The journal: verify its chain, copy it.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(audit, name="audit")
+scenario = typer.Typer(help="Named incidents of a simulated world: list, show, run.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(scenario, name="scenario")
 
 
 class Format(StrEnum):
@@ -78,6 +80,7 @@ Paths = Annotated[list[Path], typer.Argument(metavar="PATH...", help="Runbook fi
 Output = Annotated[Format, typer.Option("--format", help="text for people, json for programs.")]
 Config = Annotated[Path, typer.Option("--config", "-c", metavar="FILE", envvar="REEFD_CONFIG", help="The daemon's settings.")]
 ExecutedBy = Annotated[EngineChoice, typer.Option("--engine", help="auto compiles when there is enough to replay.")]
+ScenarioName = Annotated[str, typer.Argument(metavar="NAME", help="A name of reefd scenario list, or a scenario's file.")]
 Recording = Annotated[Path, typer.Option("--recording", metavar="DIR", help="A recording made by reefd import.")]
 
 DEFAULT_CONFIG = Path("config/reefd.yaml")
@@ -401,6 +404,51 @@ def audit_backup(
     Exit codes: 0 copied; 2 the journal cannot be read, or the folder cannot be written.
     """
     _finish(_job("auditing", "backup")(state, out, json_format=output is Format.JSON))
+
+
+@scenario.command("list")
+def scenario_list(output: Output = Format.TEXT) -> None:
+    """List every scenario with its title, source and confidence.
+
+    \b
+    Example: reefd scenario list
+
+    Exit codes: 0 listed; 1 a scenario's file has errors; 2 there is no config/scenarios here.
+    """
+    _finish(_job("scenarios", "list_")(json_format=output is Format.JSON))
+
+
+@scenario.command("show")
+def scenario_show(name: ScenarioName, output: Output = Format.TEXT) -> None:
+    """Show what a scenario is made of: its book, its markets, its routes, and what happens when.
+
+    \b
+    Example: reefd scenario show crash-1010
+
+    Exit codes: 0 shown; 1 the scenario's file has errors; 2 there is no such scenario.
+    """
+    _finish(_job("scenarios", "show_")(name, json_format=output is Format.JSON))
+
+
+@scenario.command("run")
+def scenario_run(
+    name: ScenarioName,
+    output: Output = Format.TEXT,
+    runbooks: Annotated[Path | None, typer.Option("--runbooks", metavar="PATH", help="Runbooks in force; the shipped ones else.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of every path; the scenario decides when absent.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Also write the report and margin ratios by second.")] = None,
+    limits: Annotated[Path | None, typer.Option("--limits", metavar="FILE", help="House limits to apply; none when absent.")] = None,
+) -> None:
+    """Play a scenario in virtual time, with runbooks and without: each act with its reason, its outcome, and what it did to the margin.
+
+    \b
+    Example: reefd scenario run worst-case-bridging
+             reefd scenario run hl-jelly --runbooks runbooks/ --seed 7 --format json
+
+    Exit codes: 0 played, and as the scenario's `expect:` says; 1 not as expected, or a file has errors; 2 no such scenario or file.
+    """
+    job = _job("scenarios", "run")
+    _finish(job(name, json_format=output is Format.JSON, runbooks=runbooks, seed=seed, out=out, limits=limits))
 
 
 def _day(text: str | None) -> date | None:

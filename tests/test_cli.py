@@ -21,6 +21,7 @@ from daemon.errors import Diagnostic, RunbookError, UserError
 ROOT = Path(__file__).resolve().parent.parent
 VERBS = [
     "check", "test", "import", "eval", "replay", "sweep", "diff", "explain", "run", "sim", "demo", "status", "audit verify", "audit backup",
+    "scenario list", "scenario show", "scenario run",
 ]  # fmt: skip
 HEAVY = ("numpy", "polars", "pyarrow", "pandas", "httpx", "fastapi", "uvicorn", "numba", "llvmlite", "distributed")
 
@@ -106,6 +107,9 @@ ONE_OF_EACH = {
     ("simulating", "sim"): ["sim", "--scenario", "s.yaml", "--port", "0", "--speed", "60", "--seed", "7"],
     ("demo", "demo"): ["demo", "--seconds", "5", "--speed", "2"],
     ("status", "status"): ["status", "--config", "c.yaml", "--format", "json"],
+    ("scenarios", "list_"): ["scenario", "list", "--format", "json"],
+    ("scenarios", "show_"): ["scenario", "show", "calm"],
+    ("scenarios", "run"): ["scenario", "run", "calm", "--runbooks", "r", "--seed", "3", "--out", "o", "--limits", "l.yaml"],
     ("auditing", "backup"): ["audit", "backup", "s.db", "--out", "copy"],
     ("auditing", "audit_verify"): ["audit", "verify", "s.db", "--anchor", "7:ab"],
 }

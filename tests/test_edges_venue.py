@@ -17,11 +17,12 @@ from fastapi import FastAPI
 
 from daemon.edges.bridge import BridgeEdge, BridgeFeed, BridgePlan
 from daemon.edges.dydx.feed import DydxFeed, FeedPlan
-from daemon.edges.dydx.venue import DydxVenue, client_id
+from daemon.edges.dydx.venue import DydxVenue
 from daemon.edges.http import HttpSource
 from daemon.edges.protocol import WriteMarks
 from daemon.edges.provides import BRIDGE
 from daemon.engine.actions import CancelOrders, Halt, MoveBuffer, Notify, ShrinkPosition
+from daemon.engine.answers import client_id
 from daemon.errors import EdgeError, UnknownOutcome
 from daemon.language.catalogue import CATALOGUE
 from daemon.simulation.scenario import parse_scenario

@@ -20,8 +20,8 @@ import pytest
 from service_processes import WAIT_S, Exchange, Proxy, Venue, body_of, ended, free_port, lay_out, spawn, tail, until
 
 from daemon.app.verifying import verify_entries
-from daemon.edges.dydx.venue import client_id
 from daemon.engine.actions import ShrinkPosition
+from daemon.engine.answers import client_id
 from daemon.engine.codec import decode
 from daemon.engine.events import ActionSettled, Gap
 from daemon.engine.records import ActionRequested

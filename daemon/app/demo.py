@@ -22,6 +22,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from daemon.app.shipped import shipped
 from daemon.app.status import read_page, status_path
 from daemon.app.story import AUDITED, PROMISES, Story
 from daemon.app.verifying import verify_journal
@@ -61,14 +62,6 @@ def demo(*, seconds: float | None, speed: float | None) -> int:
         return asyncio.run(Demo(stage, seconds).play())
     finally:
         shutil.rmtree(stage.folder, ignore_errors=True)
-
-
-def shipped(name: str) -> Path:
-    """A file or folder of the working directory, else of the checkout that this package was installed from. Raises UserError."""
-    for root in (Path.cwd(), Path(__file__).resolve().parents[2]):
-        if (root / name).exists():
-            return root / name
-    raise UserError(f"{name} is not here; run reefd demo in a checkout of reefd")
 
 
 def free_port() -> int:

@@ -8,9 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import assert_never
 
-from daemon.engine.actions import Action, CallWebhook, CancelOrders, Halt, MoveBuffer, Notify, Outcome, Resume, ShrinkPosition
+from daemon.engine.actions import Notify, Outcome
 from daemon.engine.events import Event, FeedFailed, Observed
 from daemon.engine.records import (
     ActionDenied,
@@ -22,6 +21,7 @@ from daemon.engine.records import (
     RunRefused,
     TriggerChanged,
 )
+from daemon.simulation.episodes import intent
 from daemon.units import show
 from daemon.world.entities import Kind
 
@@ -152,29 +152,6 @@ class Story:
             self.told(WEBHOOK, f"{kind}, id {_short(message_id)}")
             return f"RECEIVER: {kind} with a valid signature, id {_short(message_id)}"
         return f"RECEIVER: refused {message_id} with {status}: the signature does not fit"
-
-
-def intent(action: Action) -> str:
-    """An action in a few words."""
-    match action:
-        case ShrinkPosition():
-            return (
-                f"{action.side} {action.size} {action.market}, never worse than {action.limit_price} ({show(action.notional_usd, 'USD')})"
-            )
-        case MoveBuffer():
-            return f"move {action.amount} USD from {action.source} to {action.destination} over {action.route}"
-        case CancelOrders():
-            return f"cancel the open orders of {action.market or action.account}"
-        case Halt():
-            return f"halt openings of {action.entity}"
-        case Resume():
-            return f"resume openings of {action.entity}"
-        case Notify():
-            return f"tell {', '.join(action.to)}: {action.text}"
-        case CallWebhook():
-            return f"call {action.endpoint}"
-        case _:
-            assert_never(action)
 
 
 def _outcome(outcome: Outcome) -> str:

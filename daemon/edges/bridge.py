@@ -20,28 +20,12 @@ from daemon.edges.http import HttpSource
 from daemon.edges.protocol import Clock, Poll, WriteMarks
 from daemon.edges.provides import BRIDGE
 from daemon.engine.actions import Action, MoveBuffer, Outcome
+from daemon.engine.answers import RETRYABLE_TRANSFER_REFUSALS, transfer_outcome
 from daemon.engine.events import Row
 from daemon.errors import EdgeError, UnknownOutcome
 from daemon.units import MINUTE_NS, NS, parse_iso
 from daemon.world.entities import Account, Kind
-
-VOTING = "PROPOSAL_STATUS_VOTING_PERIOD"
-# Messages that change margin, funding, markets or liquidations, or halt the chain.
-# Source: dydxprotocol/v4-chain, protocol/app/msgs/internal_msgs.go.
-RISK_MESSAGES = (
-    "/dydxprotocol.perpetuals.",
-    "/dydxprotocol.prices.",
-    "/dydxprotocol.clob.",
-    "/dydxprotocol.ratelimit.",
-    "/dydxprotocol.listing.",
-    "/dydxprotocol.blocktime.",
-    "/dydxprotocol.delaymsg.",
-    "/slinky.marketmap.",
-    "/cosmos.upgrade.",
-)
-
-# Refusals that say nothing against asking again under a new id: too late, or dropped by a chain that is congested.
-RETRYABLE_REFUSALS = frozenset({"expired", "congested"})
+from daemon.world.readings import VOTING, proposal_values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,14 +150,12 @@ class BridgeFeed:
         return values
 
     def _proposal_values(self, voting: Sequence[Mapping[str, object]]) -> dict[str, float]:
-        touches, ends_in_s = False, math.nan
+        found = []
         for proposal in voting:
             messages = proposal.get("messages")
             types = [str(m.get("@type", "")) for m in messages if isinstance(m, Mapping)] if isinstance(messages, list) else []
-            touches = touches or any(name.startswith(RISK_MESSAGES) for name in types)
-            left_s = (self._time(proposal, "voting_end_time", "proposals") - self._clock.now()) / NS
-            ends_in_s = left_s if math.isnan(ends_in_s) else min(ends_in_s, left_s)
-        return {"proposal_open": float(bool(voting)), "proposal_touches_risk": float(touches), "proposal_ends_in": ends_in_s}
+            found.append((types, (self._time(proposal, "voting_end_time", "proposals") - self._clock.now()) / NS))
+        return proposal_values(found)
 
     def _wrong(self, where: str, expected: str, found: object) -> EdgeError:
         message = f"{self.name}: {where}: expected {expected}, found {found!r:.80}"
@@ -251,7 +233,7 @@ class BridgeEdge:
         except UnknownOutcome:
             raise
         except EdgeError as error:
-            if error.reason in RETRYABLE_REFUSALS and not error.retryable:
+            if error.reason in RETRYABLE_TRANSFER_REFUSALS and not error.retryable:
                 raise EdgeError(str(error), edge=self.name, reason=error.reason, retryable=True) from error
             raise
         finally:
@@ -297,14 +279,4 @@ class BridgeEdge:
             if written:
                 raise UnknownOutcome(message, edge=self.name, reason="wrong_shape") from error
             raise EdgeError(message, edge=self.name, reason="wrong_shape", retryable=False) from error
-        match status:
-            case "DEBITED" | "ATTESTED":
-                return Outcome(status="done", reason="in flight", reference=reference, amount=amount, fee_usd=fee)
-            case "CREDITED":
-                return Outcome(status="done", reason="credited", reference=reference, amount=amount, fee_usd=fee)
-            case "REFUNDED":
-                return Outcome(status="failed", reason="refunded: the route gave it back", reference=reference)
-            case "REJECTED":
-                return Outcome(status="failed", reason="never debited: the source chain did not take it", reference=reference)
-            case other:  # REQUESTED: not debited yet. EXPIRED, STUCK, LOST: debited, neither credited nor refunded. Else: not known here.
-                return Outcome(status="unknown", reason=f"the transfer is {other}", reference=reference, amount=amount)
+        return transfer_outcome(status=status, reference=reference, amount=amount, fee_usd=fee)

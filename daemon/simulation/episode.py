@@ -29,6 +29,8 @@ class EpisodeAction:
     reason: str = ""
     run_id: str = ""
     market: str = ""  # of an order
+    action_id: str = ""
+    asked: str = ""  # what was asked for, in a few words
 
     def as_json(self) -> Json:
         """The action as `reefd replay` prints it."""

@@ -10,11 +10,11 @@ from daemon.engine.actions import Action, CallWebhook, CancelOrders, Halt, MoveB
 from daemon.engine.records import ActionFinished, ActionRequested, ActionWould, Record, RunFinished, RunRefused, RunStarted, TriggerChanged
 from daemon.runbook.model import Runbook
 from daemon.simulation.episode import Episode, EpisodeAction
+from daemon.units import show
 from daemon.world.entities import Kind, Topology
 
 DONE = Outcome(status="done")
 UNANSWERED = Outcome(status="unknown", reason="the recording ended before the outcome")
-
 
 
 
@@ -157,6 +157,7 @@ def _finished(action: _Sent | EpisodeAction) -> EpisodeAction:
     return EpisodeAction(
         action=action.name, outcome=outcome.status, size=size, notional_usd=notional, at=action.at, price=price, reason=outcome.reason,
         run_id=action.run_id, market=action.action.market if isinstance(action.action, ShrinkPosition) else "",
+        action_id=action.action.action_id, asked=intent(action.action),
     )  # fmt: skip
 
 
@@ -177,5 +178,28 @@ def action_name(action: Action) -> str:
             return "notify"
         case CallWebhook():
             return "webhook"
+        case _:
+            assert_never(action)
+
+
+def intent(action: Action) -> str:
+    """An action in a few words."""
+    match action:
+        case ShrinkPosition():
+            return (
+                f"{action.side} {action.size} {action.market}, never worse than {action.limit_price} ({show(action.notional_usd, 'USD')})"
+            )
+        case MoveBuffer():
+            return f"move {action.amount} USD from {action.source} to {action.destination} over {action.route}"
+        case CancelOrders():
+            return f"cancel the open orders of {action.market or action.account}"
+        case Halt():
+            return f"halt openings of {action.entity}"
+        case Resume():
+            return f"resume openings of {action.entity}"
+        case Notify():
+            return f"tell {', '.join(action.to)}: {action.text}"
+        case CallWebhook():
+            return f"call {action.endpoint}"
         case _:
             assert_never(action)

@@ -234,6 +234,11 @@ class MarketState:
         """Minute bars, oldest first, the running minute last."""
         return [*self.bars, *([self._bar] if self._bar else [])]
 
+    @property
+    def newest_bar(self) -> Bar:
+        """The running minute, else the last whole one."""
+        return self._bar or self.bars[-1]
+
     def day_ago(self) -> tuple[float, float, int]:
         """Price change (USD), volume (USD) and trades of the last 24 h."""
         last = [self.bars[i] for i in range(max(0, len(self.bars) - 1440), len(self.bars))]

@@ -146,15 +146,16 @@ def book(
         best_ask = best_bid + tick
     gap = max(tick, (Decimal(repr(price * 0.0005)) // tick) * tick)
     even = spec.depth * depth_left / 10.0 / price
+    step, step_size = spec.step, float(spec.step)
     bids: list[Level] = []
     asks: list[Level] = []
+    texture = second * 31
     for i in range(spec.levels):
-        share = 0.4 + 0.12 * min(i, 9)
-        for side, (levels, at) in enumerate(((bids, best_bid - i * gap), (asks, best_ask + i * gap))):
-            if at <= 0:
-                continue
-            size = even * share * (0.75 + 0.5 * jitter[(second * 31 + i * 2 + side) % JITTER])
-            levels.append((at, max(spec.step, Decimal(repr(size)) // spec.step * spec.step)))
+        share = even * (0.4 + 0.12 * min(i, 9)) / step_size
+        if best_bid > 0:
+            bids.append((best_bid, max(1, int(share * (0.75 + 0.5 * jitter[texture % JITTER]))) * step))
+        asks.append((best_ask, max(1, int(share * (0.75 + 0.5 * jitter[(texture + 1) % JITTER]))) * step))
+        best_bid, best_ask, texture = best_bid - gap, best_ask + gap, texture + 2
     return tuple(bids), tuple(asks)
 
 

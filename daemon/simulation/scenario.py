@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdap
 from daemon.errors import Diagnostic, RunbookError, UserError
 from daemon.runbook.document import Document, compose
 from daemon.runbook.nodes import ListNode, MapNode, ScalarNode, YamlNode
+from daemon.simulation.expectations import Expectation, ExpectedCourse, ExpectedToll
 from daemon.simulation.faults import (
     ALL_MARKETS,
     BookMove,
@@ -53,6 +54,7 @@ Where = tuple[int | str, ...]  # a path of keys and indices
 Model = Literal["dydx-v4", "hyperliquid"]
 DYDX_KEYS = ("maintenance_margin", "oi_lower_cap", "oi_upper_cap", "isolated", "insurance_fund")  # of a market
 HYPERLIQUID_KEYS = ("margin_tiers", "perps_elsewhere")
+AFTERWARDS_NS = 1800 * NS  # what a course takes beyond its last shock
 
 
 def _start(raw: object) -> int | None:
@@ -163,6 +165,7 @@ class VenueSpec(Strict):
 
     name: str = "dydx"
     model: Model = "dydx-v4"
+    chain: str | None = None  # the rollup that it lives on, none for a chain of its own
     taker_fee: Annotated[Ratio, Field(ge=0, lt=1)] = 0.0005
     maker_fee: Annotated[Ratio, Field(ge=0, lt=1)] = 0.0
     insurance_fund: Annotated[Usd, Field(ge=0)] = 5_000_000.0
@@ -260,11 +263,19 @@ _AnyShock = Annotated[Shock, Field(discriminator="kind")]
 SHOCK: TypeAdapter[Shock] = TypeAdapter(_AnyShock)
 
 
+Confidence = Literal["high", "medium", "press", "assumed"]
+
+
 class Scenario(Strict):
     """A simulated venue's world. `start` None is the wall clock's now; `minute_of_hour` moves the start back to that minute."""
 
     scenario: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
     title: str = ""
+    source: str = ""  # where its figures are from
+    confidence: Confidence | None = None  # how far they can be trusted
+    horizon: Annotated[Duration | None, Field(ge=NS)] = None  # how much of it `reefd scenario run` plays
+    polls: Annotated[Duration, Field(ge=NS)] = NS  # nothing of the venue is read more often than that
+    expect: Expectation = Expectation()
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 1
     start: Annotated[int | None, BeforeValidator(_start)] = None
     minute_of_hour: Annotated[int, Field(ge=0, le=59)] | None = None
@@ -276,6 +287,14 @@ class Scenario(Strict):
     routes: dict[str, RouteSpec] = Field(default_factory=dict)
     proposals: tuple[ProposalSpec, ...] = ()
     shocks: tuple[_AnyShock, ...] = ()
+
+    @property
+    def seconds(self) -> int:
+        """Seconds that a course of it takes: its horizon, else until half an hour after its last shock has ended."""
+        if self.horizon is not None:
+            return self.horizon // NS
+        ends = [shock.at + (getattr(shock, "lasts", None) or 0) + (getattr(shock, "over", None) or 0) for shock in self.shocks]
+        return (max(ends, default=0) + AFTERWARDS_NS) // NS
 
     def started_ns(self, wall_ns: int) -> int:
         """The venue's time at the start, ns UTC, when the wall shows `wall_ns`."""
@@ -388,10 +407,11 @@ def _known_keys(where: Where) -> list[str]:
     if len(where) > 1:
         sections: dict[str, type[BaseModel]] = {
             "venue": VenueSpec, "markets": MarketSpec, "accounts": SubaccountSpec,
-            "chains": ChainSpec, "routes": RouteSpec, "proposals": ProposalSpec,
+            "chains": ChainSpec, "routes": RouteSpec, "proposals": ProposalSpec, "expect": Expectation,
         }  # fmt: skip
         inner: dict[int | str, type[BaseModel]] = {
             "positions": PositionSpec, "orders": RestingSpec, "oracle": OracleSpec, "margin_tiers": TierSpec,
+            "with": ExpectedCourse, "without": ExpectedToll, "difference": ExpectedToll,
         }  # fmt: skip
         tags: dict[str, type[BaseModel]] = dict(zip(SHOCK_KINDS, get_args(Shock), strict=True))
         tag = next((tags[step] for step in where[1:-1] if isinstance(step, str) and step in tags), None)
@@ -427,6 +447,10 @@ def _references(plain: Mapping[str, Plain]) -> Iterator[tuple[Where, str]]:
         message = unknown(chain, chains, "chain")
         if message:
             yield ("buffers", chain), message
+    home = _section(plain, "venue").get("chain")
+    message = unknown(home, chains, "chain")
+    if message:
+        yield ("venue", "chain"), message
     for name, route in routes.items():
         if not isinstance(route, dict):
             continue

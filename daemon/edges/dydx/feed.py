@@ -19,7 +19,6 @@ from functools import partial
 
 from daemon.edges.dydx.wire import (
     RESOLUTIONS_NS,
-    Book,
     Candle,
     FundingRow,
     Height,
@@ -41,15 +40,13 @@ from daemon.engine.events import Row
 from daemon.errors import EdgeError
 from daemon.units import DAY_NS, FOREVER, HOUR_NS, MINUTE_NS, NS, iso
 from daemon.world.entities import Account, Kind
+from daemon.world.readings import book_values, is_up
 
 MILLISECOND_NS = 1_000_000
-DEPTH_SHARE = 0.005  # `bid_depth` and `ask_depth` reach 50 bps from mid, as the catalogue has it
-ROUNDING = 1e-12  # a level at exactly 50 bps counts, whatever the last bit of the product says
 FUNDING_HISTORY_NS = 8 * DAY_NS
 CANDLE_HISTORY_NS = 25 * HOUR_NS
 PAGE_ROWS = 1000  # the indexer's own maximum
 PAGES_MAX = 20  # of one history; 25 h of minutes are two pages
-BLOCK_AGE_ALIVE_NS = 10 * NS  # blocks come about every second: a height may stand this long before the venue counts as down
 OF_THE_SOURCE = ("unreachable", "timeout", "rate_limited")  # failures that say nothing about the market that was asked for
 PAST_AWAITED_NS = MINUTE_NS  # how long a market's settled readings are held back for its past, which can only enter before them
 ACCOUNT_READS_MAX = 3  # while writes of ours keep settling during the reading
@@ -138,8 +135,7 @@ class DydxFeed:
         height = await self._ask_height()
         age_ns = max(0, self._clock.now() - height.at)
         advanced = before is None or height.height > before.height
-        limit_ns = BLOCK_AGE_ALIVE_NS if before is not None else MINUTE_NS
-        up = (advanced and before is not None) or age_ns <= limit_ns
+        up = is_up(age_ns=age_ns, advanced=advanced, seen_before=before is not None)
         values = {"block_age": age_ns / NS, "venue_up": float(up)}
         return [Row(kind=Kind.VENUE, entity=self._plan.venue, values=values)]
 
@@ -166,7 +162,7 @@ class DydxFeed:
         """The top of one book and its depth within 50 bps of mid."""
         at = await self._block_time()
         book = parse_orderbook(await self._source.get(f"/orderbooks/perpetualMarket/{market}"))
-        return [self._market_row(market, book_values(book), at)]
+        return [self._market_row(market, book_values(book.bids, book.asks), at)]
 
     async def fetch_funding(self, market: str) -> list[Row]:
         """The last settled rate, with the settlement's own time; no row before the market's first settlement."""
@@ -318,23 +314,6 @@ def market_values(market: Market) -> dict[str, float]:
         "step_size": float(market.step_size),
         "min_size": float(market.step_size),  # the chain's smallest order is one step
         "tick_size": float(market.tick_size),
-    }
-
-
-def book_values(book: Book) -> dict[str, float]:
-    """The top of a book, and the USD value within 50 bps of mid; an empty side has no price (NaN) and size and depth 0."""
-    bid, bid_size = book.bids[0] if book.bids else (math.nan, 0.0)
-    ask, ask_size = book.asks[0] if book.asks else (math.nan, 0.0)
-    mid = (bid + ask) / 2
-    low = (bid if math.isnan(mid) else mid) * (1 - DEPTH_SHARE - ROUNDING)
-    high = (ask if math.isnan(mid) else mid) * (1 + DEPTH_SHARE + ROUNDING)
-    return {
-        "bid_price": bid,
-        "ask_price": ask,
-        "bid_size": bid_size,
-        "ask_size": ask_size,
-        "bid_depth": math.fsum(price * size for price, size in book.bids if price >= low),
-        "ask_depth": math.fsum(price * size for price, size in book.asks if price <= high),
     }
 
 

@@ -6,7 +6,6 @@ built here, so an account without an order API is read-only and every send answe
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -15,16 +14,9 @@ from daemon.edges.dydx.wire import decimal_text, parse_orders
 from daemon.edges.http import HttpSource
 from daemon.edges.protocol import WriteMarks
 from daemon.engine.actions import Action, CancelOrders, Outcome, ShrinkPosition
+from daemon.engine.answers import RETRYABLE_REFUSALS, client_id, order_outcome
 from daemon.errors import EdgeError, UnknownOutcome
 from daemon.world.entities import Account
-
-# Refusals that say nothing against sending the rest again under a new id: late, a clash of 32-bit ids, too many, dropped in a crowd.
-RETRYABLE_REFUSALS = frozenset({"expired", "client_id_reused", "rate_limited", "congested"})
-
-
-def client_id(action_id: str) -> int:
-    """The first 32 bits of sha256(action_id): the venue's client id, unique enough inside its good-til window."""
-    return int.from_bytes(hashlib.sha256(action_id.encode()).digest()[:4], "big")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,21 +167,10 @@ class DydxVenue:
 
 def _outcome(answer: _Answer) -> Outcome:
     """What a final order means; an order that still rests is unknown, because it may yet fill."""
-    match answer.status:
-        case "FILLED" | "CANCELED" if answer.filled_size > 0:
-            return Outcome(
-                status="done",
-                reason="" if answer.status == "FILLED" else f"partly filled: {answer.reason or 'canceled'}",
-                reference=answer.id,
-                filled_size=answer.filled_size,
-                fill_price=answer.average_price,
-                fee_usd=answer.fee_usd,
-            )
-        case "CANCELED":
-            reason = f"no_fill: {answer.reason}" if answer.reason else "no_fill"
-            return Outcome(status="failed", reason=reason, reference=answer.id, filled_size=Decimal(0))
-        case other:
-            return Outcome(status="unknown", reason=f"the order is {other}", reference=answer.id)
+    return order_outcome(
+        status=answer.status, reference=answer.id, filled=answer.filled_size, price=answer.average_price, fee_usd=answer.fee_usd,
+        reason=answer.reason,
+    )  # fmt: skip
 
 
 def _ticker(market: str | None) -> str | None:
