@@ -49,7 +49,9 @@ _UNCAPPED = Fact("1_000_000_000 USD", "assumed: no limit that a buffer would mee
 _MIDDLE = "assumed: between the ends that the source gives"
 
 
-def _fast(title: str, eta: str, fee: str, *, eta_source: str = f"{_CIRCLE_BLOCKS}: attestation", fee_source: str = _CIRCLE_FEES) -> RouteModel:
+def _fast(
+    title: str, eta: str, fee: str, *, eta_source: str = f"{_CIRCLE_BLOCKS}: attestation", fee_source: str = _CIRCLE_FEES
+) -> RouteModel:
     """Circle's fast transfer out of one kind of chain."""
     facts = {
         "eta": Fact(eta, eta_source),
