@@ -43,7 +43,7 @@ def liquidate(clearing: Clearing, account: Subaccount) -> list[Happening]:
 
 
 def _sell(clearing: Clearing, account: Subaccount, market: str, cooled: bool) -> list[Happening]:
-    """A market order of the liquidation: whatever the book pays, no clearance fee."""
+    """A market order of the liquidation: whatever the book pays, no clearance fee; a fill that would leave a debt is the backstop's."""
     state, size = clearing.markets[market], abs(account.holdings[market].size)
     share = hyperliquid.liquidation_share(float(size) * state.mark, cooled)
     step = state.spec.step
@@ -53,7 +53,8 @@ def _sell(clearing: Clearing, account: Subaccount, market: str, cooled: bool) ->
     filled, paid = Decimal(0), 0.0
     for price, available in bids if side == "SELL" else asks:
         part = min(available, wanted - filled)
-        if not part:
+        loss = float(part) * abs(state.mark - float(price)) if (float(price) < state.mark) == (side == "SELL") else 0.0
+        if not part or loss > clearing.margins(account).equity:
             break
         state.take(side, part)
         clearing.close_at(account, market, part, float(price), "LIQUIDATED", clearing.ledger.counterparties)

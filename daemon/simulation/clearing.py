@@ -29,7 +29,7 @@ from daemon.simulation.subaccount import (
     closing_side,
     happening,
     signed,
-)  # fmt: skip
+)
 from daemon.units import NS
 from daemon.world import margin
 

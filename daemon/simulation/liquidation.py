@@ -46,9 +46,11 @@ def liquidate(clearing: Clearing, account: Subaccount) -> list[Happening]:
 
 
 def _bankruptcy(clearing: Clearing, account: Subaccount, market: str) -> float:
-    state, now = clearing.markets[market], clearing.margins(account)
-    size = float(account.holdings[market].size)
-    return margin.bankruptcy_price(size, state.oracle, state.maintenance_margin, now.equity, now.maintenance)
+    """The bankruptcy price of a position now; its share of maintenance is taken unrounded, so that all shares add up to one."""
+    state, equity = clearing.markets[market], clearing.margins(account).equity
+    held = [(float(holding.size), clearing.markets[holding.market]) for holding in account.holdings.values()]
+    maintenance = sum(margin.requirement(size, other.oracle, other.maintenance_margin) for size, other in held)
+    return margin.bankruptcy_price(float(account.holdings[market].size), state.oracle, state.maintenance_margin, equity, maintenance)
 
 
 def _close_slice(

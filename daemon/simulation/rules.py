@@ -107,8 +107,8 @@ class HyperliquidRules:
         return Margins(equity=value, initial=initial, initial_published=initial, maintenance=maintenance, notional=total)
 
     def may_fill(self, before: Margins, after: Margins, reduces: bool) -> bool:
-        """Initial margin is checked when a position is opened or grows, not when it shrinks."""
-        return reduces or after.equity >= after.initial
+        """Initial margin is checked when a position is opened or grows; when it shrinks, only that no debt is made."""
+        return after.equity >= (0.0 if reduces else after.initial)
 
     def withdrawable(self, now: Margins) -> float:
         """What remains must cover max(initial margin, a tenth of the notional)."""

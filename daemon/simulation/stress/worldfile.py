@@ -210,6 +210,7 @@ class RouteWorld(Strict):
     tail: Annotated[Duration, Field(gt=0)] | None = None
     stuck: Annotated[Share, Field(lt=0.04)] = 0.0
     exponential: PerHour | None = None
+    waits_finality: bool = True  # of its source chain: a finality delay adds to its transfers
     lock: Outage | None = None  # the route closes
     source: Source
 
