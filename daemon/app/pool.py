@@ -1,6 +1,7 @@
 """Batches of one job over processes of this machine, or over an executor that somebody else runs (floor 9).
 
-    found = spread(play, job, batches, workers=2, executor=None, progress=None)
+    with Pool(workers=2) as pool:
+        found = pool.spread(play, job, batches)
 
 What comes back is in the order of the batches, whoever did them.
 """
@@ -26,31 +27,45 @@ Found = TypeVar("Found")
 
 
 
-def spread(
-    function: Callable[[Job, tuple[Item, ...]], Found],
-    job: Job,
-    batches: Sequence[tuple[Item, ...]],
-    *,
-    workers: int,
-    executor: Executor | None,
-    progress: Callable[[int], None] | None,
-    look: Callable[[Found], object] | None = None,
-) -> tuple[Found, ...]:
-    """`function(job, batch)` of every batch: in this process, a pool of `workers`, or `executor` where one is given.
+class Pool:
+    """Where batches go: this process, a pool of its own, or an executor that somebody else runs; a context that ends its processes."""
 
-    `look` sees each answer as it comes and may raise. Raises UserError when a worker dies.
-    """
-    if executor is not None:
-        return _spread(executor, function, job, batches, progress, look)
-    if workers == 1:
-        return tuple(_alone(function, job, batches, progress, look))
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_die_on_interrupt) as pool:
-        try:
-            return _spread(pool, function, job, batches, progress, look)
-        except KeyboardInterrupt:
+    def __init__(self, workers: int, executor: Executor | None = None) -> None:
+        self.workers = workers
+        self._given = executor
+        self._own: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if self._own is None:
+            return
+        if kind is KeyboardInterrupt:
             for child in active_children():
                 child.terminate()  # a batch takes minutes, and nobody waits for it any more
-            raise
+        self._own.shutdown(cancel_futures=True)
+
+    def spread(
+        self,
+        function: Callable[[Job, tuple[Item, ...]], Found],
+        job: Job,
+        batches: Sequence[tuple[Item, ...]],
+        *,
+        progress: Callable[[int], None] | None = None,
+        look: Callable[[Found], object] | None = None,
+    ) -> tuple[Found, ...]:
+        """`function(job, batch)` of every batch, in their order.
+
+        `look` sees each answer as it comes and may raise. Raises UserError when a worker dies.
+        """
+        if self._given is None and (self.workers == 1 or (len(batches) == 1 and self._own is None)):
+            return tuple(_alone(function, job, batches, progress, look))
+        if self._given is None and self._own is None:
+            self._own = ProcessPoolExecutor(self.workers, mp_context=get_context("spawn"), initializer=_die_on_interrupt)
+        executor = self._given or self._own
+        assert executor is not None, "either is there"
+        return _spread(executor, function, job, batches, progress, look)
 
 
 def _alone(

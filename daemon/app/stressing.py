@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from daemon.app.execution import Choice, compiler
-from daemon.app.pool import progress_bar, spread
+from daemon.app.pool import Pool, progress_bar
 from daemon.app.replaying import house_limits
 from daemon.app.stress_files import write_report
 from daemon.engine.limits import HouseLimits
@@ -214,19 +214,20 @@ def stressed(
     if rare:
         job, note = _aimed(job, stage, paths)
         notes += [note] if note else []
-    with progress_bar("stressing", paths) as progress:
-        batches = spread(play_batch, job, _batches(range(paths)), workers=count, executor=executor, progress=progress)
-    tally, fan = Tally.merged([batch.tally for batch in batches]), Fan(job.horizon_ns // HOUR_NS)
-    if job.aimed and not worth_weighting(tally.weights):
-        job = replace(job, aimed=False)
-        notes.append("the paths that were pushed weigh too little, so all were drawn plainly")
-        batches = spread(play_batch, job, _batches(range(paths)), workers=count, executor=executor, progress=None)
+    with progress_bar("stressing", paths) as progress, Pool(count, executor) as pool:
+        batches = pool.spread(play_batch, job, _batches(range(paths)), progress=progress)
         tally = Tally.merged([batch.tally for batch in batches])
+        if job.aimed and not worth_weighting(tally.weights):
+            job = replace(job, aimed=False)
+            notes.append("the paths that were pushed weigh too little, so all were drawn plainly")
+            batches = pool.spread(play_batch, job, _batches(range(paths)))
+            tally = Tally.merged([batch.tally for batch in batches])
+        played = time.perf_counter()
+        left = _left_out(job, books, tally, pool) if leave_one_out else {}
+    fan = Fan(job.horizon_ns // HOUR_NS)
     for batch in batches:
         fan.merge(batch.fan)
     notes += list(dict.fromkeys(batch.note for batch in batches if batch.note))
-    played = time.perf_counter()
-    left = _left_out(job, books, tally, workers=count, executor=executor) if leave_one_out else {}
     ended = time.perf_counter()
     subject = Subject(
         book=book, horizon_ns=job.horizon_ns, seed=job.seed, equity_usd=_equity(book, stage), world=world.world,
@@ -269,9 +270,7 @@ def _aimed(job: Job, stage: Stage, paths: int) -> tuple[Job, str]:
     return replace(job, aimed=True), ""
 
 
-def _left_out(
-    job: Job, books: Sequence[Runbook], tally: Tally, *, workers: int, executor: Executor | None
-) -> dict[str, Tally]:  # fmt: skip
+def _left_out(job: Job, books: Sequence[Runbook], tally: Tally, pool: Pool) -> dict[str, Tally]:
     """By runbook: the paths on which it ran, played without it."""
     found: dict[str, Tally] = {}
     if len(books) < 2:
@@ -279,10 +278,7 @@ def _left_out(
     for runbook, runs in tally.runs.items():
         numbers = tally.numbers[runs > 0].tolist()
         if numbers:
-            batches = spread(
-                play_batch, replace(job, left_out=runbook), _batches(numbers), workers=min(workers, -(-len(numbers) // BATCH)),
-                executor=executor, progress=None,
-            )  # fmt: skip
+            batches = pool.spread(play_batch, replace(job, left_out=runbook), _batches(numbers))
             found[runbook] = Tally.merged([batch.tally for batch in batches])
     return found
 

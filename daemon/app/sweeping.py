@@ -16,7 +16,7 @@ from pathlib import Path
 import polars as pl
 
 from daemon.app.execution import PLAIN_US_A_ROW, Choice, Execution
-from daemon.app.pool import progress_bar, spread
+from daemon.app.pool import Pool, progress_bar
 from daemon.app.replaying import house_limits, recorded_course, require_history
 from daemon.engine.limits import HouseLimits
 from daemon.errors import Diagnostic, RunbookError, UserError
@@ -114,8 +114,8 @@ def sweep(
         _kept(play_batch(job, cells[:1]))  # what is compiled, and what cannot be, is known before the workers begin
     size = max(1, min(BATCH_MAX, math.ceil(len(cells) / (count * BATCHES_A_WORKER))))
     batches = [tuple(cells[at : at + size]) for at in range(0, len(cells), size)]
-    with progress_bar("sweeping", len(cells)) as progress:
-        played = spread(play_batch, job, batches, workers=count, executor=executor, progress=progress, look=_kept)
+    with progress_bar("sweeping", len(cells)) as progress, Pool(count, executor) as pool:
+        played = pool.spread(play_batch, job, batches, progress=progress, look=_kept)
     tallies = tuple(tally for batch in played for tally in _kept(batch))
     ended = time.perf_counter()
     findings = Findings(
