@@ -27,7 +27,7 @@ from daemon.engine.hot import Sources
 from daemon.engine.layout import Series
 from daemon.engine.unit import Column
 from daemon.language.slots import SLOT
-from daemon.simulation.columnar import ColumnHot, Compiles, _frozen, _Table, _WindowUnit
+from daemon.simulation.columnar import AHEAD_MAX, AHEAD_MIN, ColumnHot, Compiles, _frozen, _Table, _WindowUnit
 from daemon.units import FOREVER, NEVER
 from daemon.world.entities import Kind, Topology
 
@@ -58,7 +58,6 @@ class _Remembered:
     groups: list[tuple[list[npt.NDArray[Any]], list[int]]]
     settled: int
     now: int
-    ahead: int
 
 
 class StageHot(ColumnHot):
@@ -84,7 +83,7 @@ class StageHot(ColumnHot):
             windows=[(window.F.copy(), window.I.copy(), window.line) for window in self._windows],
             samples=[list(_pieces(window)) for window in self._windows],
             groups=[([array.copy() for array in group.live], group.reached.copy()) for group in self._groups],
-            settled=self._settled, now=self.now, ahead=self._ahead,
+            settled=self._settled, now=self.now,
         )  # fmt: skip
         self._resized = False
 
@@ -109,7 +108,7 @@ class StageHot(ColumnHot):
             group.saved_at = [NEVER] * len(reached)
             group.save(0, len(reached))
         self._edges, self._hungry, self._tables, self._brought, self._put_off = [], [], {}, {}, []
-        self._settled, self.now, self._ahead = was.settled, was.now, was.ahead
+        self._settled, self.now, self._ahead = was.settled, was.now, AHEAD_MAX  # most futures hold no edge
         if self._resized:
             self._resized = False
             self.arenas.refill()
@@ -213,6 +212,12 @@ class StageHot(ColumnHot):
         waiting, self._put_off = self._put_off, []
         for window in waiting:
             self._run_window(window)
+
+    def _take_edges(self, at: int) -> list[Edge]:
+        edges = super()._take_edges(at)
+        if edges:
+            self._ahead = AHEAD_MIN  # where one trigger fires, more edges follow, and each takes back what ran past it
+        return edges
 
     def foretell(self, kind: Kind, entity: str, signal: str, after: int, values: Floats) -> None:
         """What an entity's rows later than `after` will say: float64, one value a row still to come, none of them null."""
