@@ -25,7 +25,7 @@ from daemon.simulation.book import Book, BookAccount, BookRoute
 from daemon.simulation.stress.outcome import Side
 from daemon.simulation.stress.path import Path
 from daemon.units import FOREVER, NS
-from daemon.world import margin
+from daemon.world import hyperliquid, margin
 from daemon.world.entities import Kind
 
 Floats = npt.NDArray[np.float64]
@@ -37,6 +37,7 @@ BLOCK_S = 1.3  # dYdX: one liquidation slice a block
 SLICE_SHARE, SLICE_USD_MIN, SLICE_USD_MAX = 0.1, 1_000.0, 100_000.0  # of the position, a block (liquidations configuration)
 DEPTH_REACH = 0.005  # `depth` is what stands within 50 bps
 WARNED_RATIO = 0.8
+DUST_USD = 0.01
 LOOK_ROWS = 128  # looked at ahead while an account is being liquidated
 
 
@@ -45,7 +46,6 @@ class Costs:
     """What the world takes of whoever trades in it."""
 
     impact_half_life_s: float = 600.0  # assumed: how fast a book refills after our own fills
-    liquidation_fee: float = margin.LIQUIDATION_FEE_CAP
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +71,9 @@ class _Holding:
     maintenance: float
     initial: float
     tiers: tuple[tuple[float, float], ...]
+    opening: float  # its price at the start, USD
+    open_interest: float  # base units
+    oi_caps: tuple[float, float]  # USD
     told: bool = False
 
 
@@ -99,7 +102,8 @@ class _Account:
     """One margin account on one path."""
 
     def __init__(
-        self, spec: BookAccount, path: Path, index: Mapping[str, int], *, hours: Ints, rows_of_hours: Ints, open_rows: Flags
+        self, spec: BookAccount, path: Path, index: Mapping[str, int], *, hours: Ints, rows_of_hours: Ints, open_rows: Flags,
+        opening: Mapping[str, float],
     ) -> None:
         self.spec = spec
         self.path = path
@@ -114,7 +118,9 @@ class _Account:
                 m=index[f"{spec.venue}:{position.market}"], symbol=position.market, market=f"{spec.venue}:{position.market}",
                 size=position.size, entry=position.entry_price, step=spec.markets[position.market].step,
                 maintenance=spec.markets[position.market].maintenance_margin, initial=spec.markets[position.market].initial_margin,
-                tiers=spec.markets[position.market].tiers,
+                tiers=spec.markets[position.market].tiers, opening=opening[f"{spec.venue}:{position.market}"],
+                open_interest=spec.markets[position.market].open_interest,
+                oi_caps=(spec.markets[position.market].oi_lower_cap, spec.markets[position.market].oi_upper_cap),
             )
             for position in spec.positions
         ]  # fmt: skip
@@ -124,6 +130,8 @@ class _Account:
         self.equity_track = np.zeros(rows)
         self.funding_usd = 0.0
         self.liquidating = False
+        self.was_liquidated = False
+        self.cut_at: int | None = None  # Hyperliquid: when a large position was cut in part
         self.ahead: _Trajectory = self.look_ahead(rows)
 
     # -- what is to come ---------------------------------------------------------------------------------------------------------
@@ -200,8 +208,8 @@ class _Account:
 
     # -- now ---------------------------------------------------------------------------------------------------------------------
     def price(self, holding: _Holding) -> float:
-        """What margin values it at, USD."""
-        return float(self.path.oracle[holding.m, max(self.row, 0)])
+        """What margin values it at, USD: at the last row lived through."""
+        return float(self.path.oracle[holding.m, self.row]) if self.row >= 0 else holding.opening
 
     def equity(self) -> float:
         """Collateral and unrealised profit, USD."""
@@ -217,8 +225,25 @@ class _Account:
         return float(self._requirement(held, sizes, prices)[0])
 
     def initial(self) -> float:
-        """Initial margin now, USD."""
-        return sum(abs(float(held.size)) * self.price(held) * held.initial for held in self.held if held.size)
+        """Initial margin now, USD: scaled by open interest on dYdX, of the tier that each position is in on Hyperliquid."""
+        total = 0.0
+        for held in self.held:
+            price = self.price(held)
+            notional = abs(float(held.size)) * price
+            if self.spec.model == "dydx-v4":
+                total += notional * margin.initial_fraction(held.initial, held.open_interest * price, *held.oi_caps)
+            elif notional:
+                bounds, leverages = [bound for bound, _ in held.tiers], [leverage for _, leverage in held.tiers]
+                total += max(notional * held.initial, hyperliquid.initial(notional, hyperliquid.max_leverage(notional, bounds, leverages)))
+        return total
+
+    def may_leave(self, amount: float) -> bool:
+        """True when a withdrawal of so much leaves what the venue asks for to stay."""
+        equity, initial = self.equity(), self.initial()
+        if self.spec.model == "dydx-v4":
+            return equity - amount >= initial
+        notional = sum(abs(float(held.size)) * self.price(held) for held in self.held)
+        return amount <= hyperliquid.withdrawable(equity, initial, notional)
 
     @property
     def rows(self) -> int:
@@ -246,15 +271,18 @@ class Ledger:
         """`start`: the instant before the first row; `index`: the path's row of each market."""
         self.book, self.path, self.start, self.costs = book, path, start, costs
         rows = len(path.at)
+        self.index = index
+        opening = {market: self.start_price(market) for market in book.market_ids}
+        self._opening = {index[market]: price for market, price in opening.items()}
         rows_of_hours = np.searchsorted(path.at, path.funding_at)
         hours = np.searchsorted(path.funding_at, path.at, side="right")
         self.accounts = {
             spec.id: _Account(
-                spec, path, index, hours=hours, rows_of_hours=rows_of_hours, open_rows=self._open_rows(spec.venue, rows)
+                spec, path, index, hours=hours, rows_of_hours=rows_of_hours, open_rows=self._open_rows(spec.venue, rows),
+                opening=opening,
             )
             for spec in book.accounts
         }
-        self.index = index
         self.buffers = dict(book.buffers)
         self.routes: dict[str, BookRoute] = {route.name: route for route in book.routes}
         self.transfers: list[_Transfer] = []
@@ -369,7 +397,10 @@ class Ledger:
         at = int(self.path.at[account.row])
         if not account.liquidating:
             account.liquidating = True
-            self.counts.liquidations += 1
+            if account.cut_at is not None and at - account.cut_at >= hyperliquid.COOLDOWN_S * NS:
+                account.cut_at = None  # it was healthy in between: begins anew
+            self.counts.liquidations += not account.was_liquidated
+            account.was_liquidated = True
             if self.counts.liquidated_at == FOREVER:
                 self.counts.liquidated_at, self.counts.first_account = at - self.start, account.spec.id
         if account.spec.model == "dydx-v4":
@@ -399,9 +430,9 @@ class Ledger:
             fill, filled = self._book_price(holding.m, account.row, selling, part * price, worst, at)
             if filled <= 0.0:
                 return  # nobody pays enough now
-            units = min(part, filled / fill) * (1.0 if selling else -1.0)
+            units = _all_but_dust(size, min(part, filled / price), price)
             bankrupt = margin.bankruptcy_price(size, price, holding.maintenance, equity, maintenance)
-            fee = margin.liquidation_fee(units, fill, bankrupt, self.costs.liquidation_fee)
+            fee = margin.liquidation_fee(units, fill, bankrupt, account.spec.liquidation_fee)
             self._close(account, holding, units, fill, fee)
             self.counts.liquidation_usd += fee + units * (price - fill)
             self._note(at, "liquidated", holding.market, f"{units:+.6g} at {fill:,.6g}")
@@ -428,7 +459,7 @@ class Ledger:
             price = account.price(holding)
             if float(holding.size) * (price - holding.entry) <= 0.0:
                 continue
-            units = float(holding.size) * share
+            units = _all_but_dust(float(holding.size), abs(float(holding.size)) * share, price)
             self._note(at, "adl", market, f"{-units:+.6g} at {price:,.6g}, by auto-deleveraging")
             self._close(account, holding, units, price, 0.0)
             self._change(account)
@@ -436,23 +467,27 @@ class Ledger:
     def _liquidate_hyperliquid(self, account: _Account, at: int) -> None:
         """At the book where equity is above two thirds of maintenance, else the backstop takes positions and margin."""
         equity, maintenance = account.equity(), account.maintenance()
-        if equity < maintenance * 2.0 / 3.0:
+        if hyperliquid.backstop_due(equity, maintenance):
             for holding in account.held:
                 if holding.size:
                     self._close(account, holding, float(holding.size), account.price(holding), 0.0)
-            self.counts.liquidation_usd += max(0.0, account.collateral)
-            account.collateral = min(0.0, account.collateral) if equity > 0.0 else 0.0
+            self.counts.liquidation_usd += account.collateral  # below zero: what the vault and the deleveraged pay for the account
+            account.collateral = 0.0
             self._note(at, "backstop", account.spec.id, "the backstop takes all cross positions and their margin")
+            return
+        cooled = account.cut_at is not None and at - account.cut_at >= hyperliquid.COOLDOWN_S * NS
+        if account.cut_at is not None and not cooled:
             return
         for holding in sorted(account.held, key=lambda held: -abs(float(held.size)) * account.price(held)):
             size, price = float(holding.size), account.price(holding)
             if not size:
                 continue
             notional = abs(size) * price
-            part = abs(size) * (0.2 if notional > 100_000.0 else 1.0)
+            part = abs(size) * hyperliquid.liquidation_share(notional, cooled)
+            account.cut_at = at if part < abs(size) else account.cut_at
             selling = size > 0
             fill, filled = self._book_price(holding.m, account.row, selling, part * price, 0.0 if selling else math.inf, at)
-            units = min(part, filled / fill) * (1.0 if selling else -1.0)
+            units = _all_but_dust(size, min(part, filled / price), price)
             self._close(account, holding, units, fill, 0.0)
             self.counts.liquidation_usd += units * (price - fill)
             self._note(at, "liquidated", holding.market, f"{units:+.6g} at {fill:,.6g}")
@@ -462,15 +497,14 @@ class Ledger:
     def _close(self, account: _Account, holding: _Holding, units: float, price: float, fee: float) -> None:
         """Takes `units` (signed as the position) off a position at a price."""
         account.collateral += units * (price - holding.entry) - fee
-        left = float(holding.size) - units
-        holding.size = Decimal(0) if abs(left) * price < 0.01 else Decimal(repr(left))
+        holding.size = Decimal(repr(float(holding.size) - units))
         holding.told = False
 
     # -- the book of a market ----------------------------------------------------------------------------------------------------
     def _book_price(self, m: int, row: int, selling: bool, usd: float, worst: float, at: int) -> tuple[float, float]:
         """(average price, USD filled) of an order of `usd` that fills no worse than `worst`; deeper is worse (linear book)."""
+        mid = float(self.path.mid[m, row]) if row >= 0 else self._opening[m]
         row = max(row, 0)
-        mid = float(self.path.mid[m, row])
         half, depth = 0.5 * float(self.path.spread[m, row]), float(self.path.depth[m, row])
         since, shift = self._shift.get(m, (at, 0.0))
         shift *= 0.5 ** ((at - since) / NS / self.costs.impact_half_life_s)
@@ -560,7 +594,7 @@ class Ledger:
             return Outcome(status="rejected", reason="route_closed"), 0
         account = self.accounts.get(order.source)
         if account is not None:
-            if not account.equity() - amount >= account.initial() or not bool(account.open_rows[max(account.row, 0)]):
+            if not account.may_leave(amount) or not bool(account.open_rows[max(account.row, 0)]):
                 return Outcome(status="rejected", reason="margin: the withdrawal would leave less than initial margin"), 0
             account.collateral -= amount
             self._change(account)
@@ -697,6 +731,11 @@ def needed_usd(ledger: Ledger) -> float:
         if len(account.ahead.equity):
             found += max(0.0, float((account.ahead.maintenance - account.ahead.equity).max()))
     return found
+
+
+def _all_but_dust(size: float, part: float, price: float) -> float:
+    """`part` (>= 0) of a position, signed as it is; all of it where less than a cent would stay."""
+    return size if (abs(size) - part) * price < DUST_USD else math.copysign(part, size)
 
 
 def _fact(kind: Kind, entity: str, values: Mapping[str, float]) -> Row:
