@@ -242,7 +242,7 @@ def test_regimes_spend_the_time_that_their_rates_say() -> None:
 
 def test_happenings_follow_the_rate_of_their_regime() -> None:
     spells = ((0.0, 0), (40.0, 2), (50.0, 1))
-    factors = [1.0, 0.0, 20.0]
+    factors = (1.0, 0.0, 20.0)
     expected = exposure(0.05, spells, factors, 100.0)
     assert expected == pytest.approx(0.05 * 40 + 1.0 * 10)
     counts, inside = [], 0

@@ -311,7 +311,9 @@ class PathSource:
         if not hours or premium is None:
             return np.zeros((len(self.markets), hours))
         ends = self._hour_rows
-        shown = sampled(premium, self._impact[:, None], out=self._shown)[:, : ends[-1]]
+        shown = premium[:, : ends[-1]]
+        if halts or self._impact.any():
+            shown = sampled(premium, self._impact[:, None], out=self._shown)[:, : ends[-1]]
         per_hour = float(self.grid.rows_per_hour)
         counts = np.full((len(self.markets), hours), per_hour)
         for venue, since, until in halts:

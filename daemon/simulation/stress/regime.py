@@ -101,7 +101,8 @@ def state_at(spells: Spells, hour: float) -> int:
     return found
 
 
-def exposure(rate: float, spells: Spells, factors: Sequence[float], hours: float) -> float:
+@lru_cache(maxsize=256)
+def exposure(rate: float, spells: Spells, factors: tuple[float, ...], hours: float) -> float:
     """Expected number of happenings until `hours`."""
     ends = [at for at, _ in spells[1:]] + [hours]
     return sum(rate * factors[state] * max(0.0, min(end, hours) - at) for (at, state), end in zip(spells, ends, strict=True))
@@ -137,24 +138,20 @@ def happenings(
 
 
 class Clock:
-    """What happens within one path at rates that its regimes multiply; exposures are worked out once for each driver."""
+    """What happens within one path at rates that its regimes multiply: `factors` by driver and regime."""
 
-    __slots__ = ("_draws", "_factors", "_hours", "_of_driver", "_totals")
+    __slots__ = ("_draws", "_factors", "_hours", "_of_driver")
 
-    def __init__(self, draws: Draws, of_driver: SpellsOf, factors: Mapping[str, Sequence[float]], hours: float) -> None:
+    def __init__(self, draws: Draws, of_driver: SpellsOf, factors: Mapping[str, tuple[float, ...]], hours: float) -> None:
         self._draws, self._of_driver, self._factors, self._hours = draws, of_driver, factors, hours
-        self._totals: dict[tuple[str, int], float] = {}
 
     def happenings(self, purpose: Purpose, entity: str, rate: float, driver: str, of: str) -> list[Happening]:
         """Everything of a stream at `rate` an hour in calm, multiplied as `driver` of the entity `of` is."""
         if rate <= 0.0:
             return []
         spells, factors = self._of_driver(driver, of), self._factors[driver]
-        key = (driver, id(spells))
-        total = self._totals.get(key)
-        if total is None:
-            total = self._totals[key] = exposure(1.0, spells, factors, self._hours)
-        return happenings(self._draws, purpose, entity, rate, spells, factors, self._hours, rate * total)
+        total = rate * exposure(1.0, spells, factors, self._hours)
+        return happenings(self._draws, purpose, entity, rate, spells, factors, self._hours, total)
 
     def outages(self, purpose: Purpose, entity: str, outage: Outage | None, driver: str, of: str) -> list[Interval]:
         """When an outage is in force, overlaps joined."""

@@ -141,7 +141,7 @@ class Surroundings:
         self.chain_laws: dict[str, ChainWorld] = {name: law for name in dict.fromkeys(chains) if (law := world.chain(name)) is not None}
         self._market_laws = [self.venue_laws[market.partition(":")[0]] for market in self.markets]
         self.table = world.regimes.multipliers() if world.regimes else (CALM, CALM, CALM)
-        self._factors = {driver: [getattr(m, driver) for m in self.table] for driver in DRIVEN}
+        self._factors = {driver: tuple(getattr(m, driver) for m in self.table) for driver in DRIVEN}
         self._etas = {
             name: [{"route_eta": route.eta_ns / NS * m.delay, "route_eta_slow": route.p95_ns / NS * m.delay} for m in self.table]
             for name, route in self.routes.items()
@@ -213,9 +213,9 @@ class Surroundings:
                 facts.append(Fact(self._ns(until), Kind.CHAIN, chain, {"finality_delay": law.finality / NS}))
             spells = of_driver("gas", chain)
             if len(spells) > 1 or spells[0][1] or law.gas_deviation:
-                stream = draws.stream(Purpose.GAS, chain)
-                for at, state in spells:
-                    factor = self.table[state].gas * math.exp(law.gas_deviation * stream.standard_normal())
+                normals = draws.stream(Purpose.GAS, chain).standard_normal(len(spells)).tolist()
+                for (at, state), normal in zip(spells, normals, strict=True):
+                    factor = self.table[state].gas * math.exp(law.gas_deviation * normal)
                     told = {"gas_price": law.gas_price * factor, "tx_cost": law.tx_cost * factor}
                     facts.append(Fact(self._ns(at), Kind.CHAIN, chain, told))
         return stops, slow
