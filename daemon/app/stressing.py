@@ -30,9 +30,10 @@ from daemon.simulation.stress.estimates import worth_weighting
 from daemon.simulation.stress.fan import Act, DrawnPath, Fan
 from daemon.simulation.stress.figures import Json, Subject, figures
 from daemon.simulation.stress.futures import WorldFutures
+from daemon.simulation.stress.grounds import grounds
 from daemon.simulation.stress.ledger import Ledger
 from daemon.simulation.stress.path import Grid
-from daemon.simulation.stress.report import RestsOn, StressReport, pairs_of
+from daemon.simulation.stress.report import StressReport, pairs_of
 from daemon.simulation.stress.stage import Played, Stage
 from daemon.simulation.stress.tally import Tally
 from daemon.simulation.stress.worldfile import WorldSpec, parse_world
@@ -238,7 +239,7 @@ def stressed(
     document["dependence"] = "on" if job.dependence else "off"
     drawn = tuple(_drawn(stage_of(job), number, why) for number, why in _worst(tally)) if draw else ()
     report = StressReport(
-        figures=document, rests_on=tuple(RestsOn(where, "", source) for where, source in world.sources()), fan=fan, drawn=drawn,
+        figures=document, rests_on=grounds(world), fan=fan, drawn=drawn,
         pairs=pairs_of(tally, subject.harm_above_usd),
         survival=survival_of(world, book, horizon_ns=job.horizon_ns, start=job.start), notes=tuple(notes),
     )  # fmt: skip

@@ -378,7 +378,8 @@ class Stage:
             self._scan(hot, path, ledger, desk)
         else:
             self._walk(path, ledger, desk)
-        ledger.run()
+        if desk.touched:
+            ledger.run()
         return desk.touched
 
     def _scan(self, hot: StageHot, path: Path, ledger: Ledger, desk: _Desk) -> None:
