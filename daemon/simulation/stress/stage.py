@@ -341,19 +341,20 @@ class Stage:
             path = self.source.refined(path, stretches, FINE_STEP_NS)
             alone = self._alone(path)
             ratio = alone.ratio()
-        without = replace(alone.side(), needed_usd=alone.needed_usd)
+        without = replace(_weighed(path, alone.side(), self.start), needed_usd=alone.needed_usd)
         if not self.runbooks:
             having, ratio_with, acts = without, ratio, tuple(alone.acts)
         else:
             ledger = self._ledger(path)
             if self._follow(path, ledger):
-                having, ratio_with, acts = replace(ledger.side(), needed_usd=without.needed_usd), ledger.ratio(), tuple(ledger.acts)
+                having = replace(_weighed(path, ledger.side(), self.start), needed_usd=without.needed_usd)
+                ratio_with, acts = ledger.ratio(), tuple(ledger.acts)
             else:
                 having, ratio_with, acts = replace(without, runs=ledger.counts.runs), ratio, tuple(alone.acts)
-        weight, tilted = _weight(path, without, self.start)
         end = PathEnd(
-            number=number, weight_log=weight, tilted=tilted, rows=len(path.at) * len(self._markets), without=without, having=having
-        )
+            number=number, weight_log=0.0 if path.log_ratio is None else float(path.log_ratio[-1]), tilted=path.pushed,
+            rows=len(path.at) * len(self._markets), without=without, having=having,
+        )  # fmt: skip
         return Played(end=end, path=path, without=ratio, having=ratio_with, acts=acts, acts_without=tuple(alone.acts))
 
     def _ledger(self, path: Path) -> Ledger:
@@ -537,11 +538,11 @@ def _stretches(wanted: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
     return [(int(lo), int(hi)) for lo, hi in zip(edges[::2], edges[1::2], strict=True)]
 
 
-def _weight(path: Path, without: Side, start: int) -> tuple[float, bool]:
-    """(log likelihood ratio, was it tilted): stopped at the liquidation of the side without, whose probability is tilted for."""
+def _weighed(path: Path, side: Side, start: int) -> Side:
+    """The side with its log likelihood ratio, stopped at its liquidation."""
     if path.log_ratio is None:
-        return 0.0, False
-    if without.liquidated_at == FOREVER:
-        return float(path.log_ratio[-1]), path.pushed
-    row = int(np.searchsorted(path.at, start + without.liquidated_at, side="right")) - 1
-    return float(path.log_ratio[max(row, 0)]), path.pushed
+        return side
+    if side.liquidated_at == FOREVER:
+        return replace(side, weight_log=float(path.log_ratio[-1]))
+    row = int(np.searchsorted(path.at, start + side.liquidated_at, side="right")) - 1
+    return replace(side, weight_log=float(path.log_ratio[max(row, 0)]))
