@@ -20,6 +20,7 @@ from daemon.simulation.episode import Episode
 from daemon.simulation.episodes import EpisodeLog
 from daemon.simulation.hands import Hands
 from daemon.simulation.observer import Observer
+from daemon.simulation.paths import HISTORY_H
 from daemon.simulation.rehearsal import SOURCE, Answer, Rehearsal
 from daemon.simulation.scenario import Scenario
 from daemon.simulation.toll import Tally, Toll
@@ -28,6 +29,7 @@ from daemon.units import NS, parse_iso
 from daemon.world.entities import Account, Kind, Route, Topology, Venue
 
 STARTED_NS = parse_iso("2026-02-03T00:00:00Z")  # where a scenario names no start: a course must not depend on today
+HISTORY_LEAST_H = 2  # hours of past of a world that nobody reads
 LATER = Answer(outcome=None)
 
 
@@ -68,14 +70,14 @@ def topology_of(scenario: Scenario, provides: Mapping[Kind, frozenset[str]] | No
     )
 
 
-def world_of(scenario: Scenario, seed: int) -> World:
-    """A fresh world of the scenario at its start."""
-    return World(scenario, seed=seed, started_ns=scenario.started_ns(STARTED_NS))
+def world_of(scenario: Scenario, seed: int, history_h: int = HISTORY_H) -> World:
+    """A fresh world of the scenario at its start; its past matters to who looks at windows only."""
+    return World(scenario, seed=seed, started_ns=scenario.started_ns(STARTED_NS), history_h=history_h)
 
 
 def play_alone(scenario: Scenario, *, seed: int) -> Course:
     """The scenario with nobody acting."""
-    world = world_of(scenario, seed)
+    world = world_of(scenario, seed, HISTORY_LEAST_H)
     tally = Tally(world)
     for second in range(1, scenario.seconds + 1):
         world.advance((world.start_s + second) * NS)
