@@ -5,8 +5,8 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
-from daemon.simulation.exchange import OrderRequest, Subaccount
 from daemon.simulation.scenario import parse_scenario
+from daemon.simulation.subaccount import OrderRequest, Subaccount
 from daemon.simulation.world import World
 from daemon.units import NS
 
@@ -17,14 +17,14 @@ ADDRESS = "dydx1reefdsim"
 STILL = """
 scenario: still
 seed: 11
-venue: {{taker_fee: 5bps}}
+venue: {{taker_fee: 5bps{venue}}}
 markets:
   BTC-USD: {{price: 98_000, volatility: 0%, tick: 1, step: 0.0001, initial_margin: 2%, maintenance_margin: 1.2%, oracle_deadband: 0%, funding_noise: 0%/h{btc}}}
   ETH-USD: {{price: 4_100, volatility: 0%, tick: 0.1, step: 0.001, initial_margin: 2%, maintenance_margin: 1.2%, oracle_deadband: 0%, funding_noise: 0%/h}}
 accounts:
   - collateral: {collateral}
     positions: {positions}
-    orders: {orders}
+    orders: {orders}{more}
 chains:
   ethereum: {{}}
   arbitrum: {{rollup: true, block_time: 250ms}}
@@ -44,15 +44,45 @@ def still_text(
     orders: str = "[]",
     shocks: str = "[]",
     btc: str = "",
+    venue: str = "",
+    more: str = "",
 ) -> str:
     """The scenario's text with the parts that a test is about."""
-    return STILL.format(collateral=collateral, positions=positions, orders=orders, shocks=shocks, btc=btc)
+    return STILL.format(collateral=collateral, positions=positions, orders=orders, shocks=shocks, btc=btc, venue=venue, more=more)
 
 
 def still_world(**parts: str) -> World:
     """A world without noise."""
     scenario = parse_scenario(still_text(**parts), "still.yaml")
     return World(scenario, seed=scenario.seed, started_ns=START, history_h=2)
+
+
+# The table of vector H2: BTC 40x and 20x above 150 M USD, ETH 25x and 15x above 100 M USD.
+HYPERLIQUID = """
+scenario: still
+seed: 11
+venue: {{model: hyperliquid, name: hl, taker_fee: 5bps}}
+markets:
+  BTC: {{price: 100_000, volatility: 0%, tick: 1, step: 0.0001, oracle_deadband: 0%, funding_noise: 0%/h, margin_tiers: [{{from: 0 USD, max_leverage: 40}}, {{from: 150_000_000 USD, max_leverage: 20}}]{btc}}}
+  ETH: {{price: 4_000, volatility: 0%, tick: 0.1, step: 0.001, oracle_deadband: 0%, funding_noise: 0%/h, margin_tiers: [{{from: 0 USD, max_leverage: 25}}, {{from: 100_000_000 USD, max_leverage: 15}}]}}
+accounts:
+  - collateral: {collateral}
+    positions: {positions}{more}
+chains: {{arbitrum: {{rollup: true}}}}
+buffers: {{arbitrum: 50_000 USD}}
+routes:
+  in: {{from: arbitrum, to: hl, eta: 10s, p95: 10s}}
+  out: {{from: hl, to: arbitrum, eta: 60s, p95: 60s}}
+shocks: {shocks}
+"""  # noqa: E501
+
+
+def hyperliquid_world(
+    *, collateral: str = "10_000 USD", positions: str = "[]", shocks: str = "[]", btc: str = "", more: str = "", seed: int = 11
+) -> World:
+    """A world without noise that follows Hyperliquid's rules."""
+    text = HYPERLIQUID.format(collateral=collateral, positions=positions, shocks=shocks, btc=btc, more=more)
+    return World(parse_scenario(text, "still.yaml"), seed=seed, started_ns=START, history_h=2)
 
 
 def account_of(world: World) -> Subaccount:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sim_world import START, account_of, order, still_world
 
 from daemon.simulation.bridges import Refusal
-from daemon.simulation.exchange import OrderState
+from daemon.simulation.subaccount import OrderState
 from daemon.simulation.world import World
 from daemon.units import NS
 from daemon.world import margin

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
-from sim_world import ADDRESS, START, still_text
+from sim_world import ADDRESS, HYPERLIQUID, START, still_text
 
 from daemon.edges.dydx import wire
 from daemon.simulation.paths import HISTORY_H
@@ -305,6 +305,55 @@ async def test_chains_routes_venue_and_proposals_are_told_with_their_time() -> N
     assert proposals["proposals"][0]["messages"][0]["@type"] == "/dydxprotocol.perpetuals.MsgSetLiquidityTier"
     assert await venue.get("/sim/proposals") == proposals
     assert (await venue.get("/cosmos/gov/v1/proposals", proposal_status="PROPOSAL_STATUS_PASSED"))["proposals"] == []
+
+
+async def test_a_parameter_changes_without_a_proposal_and_only_the_parameters_say_so() -> None:
+    venue = Venue(still_text(shocks="[{at: 10s, kind: parameter_change, market: BTC-USD, initial_margin: 5%, maintenance_margin: 3%}]"))
+    before = (await venue.get("/v4/perpetualMarkets"))["markets"]["BTC-USD"]
+    venue.to(20 * NS)
+    after = (await venue.get("/v4/perpetualMarkets"))["markets"]["BTC-USD"]
+    assert (before["initialMarginFraction"], before["maintenanceMarginFraction"]) == ("0.02", "0.012")
+    assert (after["initialMarginFraction"], after["maintenanceMarginFraction"]) == ("0.05", "0.03")
+    assert (await venue.get("/cosmos/gov/v1/proposals"))["proposals"] == []
+
+
+async def test_free_collateral_is_shown_by_the_base_margin_and_a_withdrawal_is_decided_by_the_scaled_one() -> None:
+    caps = ", open_interest: 800, oi_lower_cap: 60_000_000, oi_upper_cap: 100_000_000"
+    venue = Venue(still_text(btc=caps))
+    venue.to(NS)
+    shown = (await venue.get(f"/v4/addresses/{ADDRESS}/subaccountNumber/0"))["subaccount"]["freeCollateral"]
+    assert shown == "48040"
+    body = {"client_id": "all-of-it", "route": "back", "amount": shown, "expires": START + 20 * NS}
+    refused = await venue.http.post("/sim/transfers", json=body)
+    assert (refused.status_code, refused.json()["errors"][0]["reason"]) == (400, "margin")
+
+
+async def test_the_venue_tells_its_capacity_gate_and_funds_and_everybodys_money_adds_up() -> None:
+    venue = Venue(still_text(positions="[{market: BTC-USD, size: 1}]"))
+    venue.to(NS)
+    first = await venue.get("/sim/money")
+    assert first["total_usd"] == str(50_000 + 5_000_000 + 50_000)
+    body = {"client_id": "some", "route": "back", "amount": "12000", "expires": START + 20 * NS}
+    assert (await venue.http.post("/sim/transfers", json=body)).status_code == 200
+    assert (await venue.http.post("/sim/orders", json=venue.order())).status_code == 200
+    told = await venue.get("/sim/venue")
+    assert (told["model"], told["withdrawal_capacity_usd"], told["insurance_funds_usd"]) == ("dydx-v4", "988000", {"cross": "5000000"})
+    venue.to(3000 * NS)
+    later = await venue.get("/sim/money")
+    assert float(later["fees_usd"]) == pytest.approx(0.1 * 98_000 * 0.0005, rel=0.001)
+    assert later["total_usd"] == first["total_usd"]
+
+
+async def test_a_venue_by_hyperliquids_rules_is_served_in_the_same_shapes() -> None:
+    venue = Venue(HYPERLIQUID.format(collateral="10_000 USD", positions="[{market: BTC, size: 0.5}]", shocks="[]", btc="", more=""))
+    venue.to(5 * NS)
+    told = await venue.get("/sim/venue")
+    assert (told["model"], told["mark_prices"]) == ("hyperliquid", {"BTC": "100000", "ETH": "4000"})
+    assert told["margin_tables"]["BTC"] == [{"lowerBound": "0", "maxLeverage": "40"}, {"lowerBound": "150000000", "maxLeverage": "20"}]
+    market = wire.parse_markets(await venue.get("/v4/perpetualMarkets"))["BTC"]
+    assert (market.initial_margin, market.maintenance_margin, market.next_funding_rate) == (0.025, 0.0125, 0.0000125)
+    subaccount = wire.parse_subaccount(await venue.get(f"/v4/addresses/{ADDRESS}/subaccountNumber/0"))
+    assert (subaccount.equity, subaccount.free_collateral) == (10_000, 10_000 - 1250)
 
 
 async def test_a_shock_can_be_sent_while_the_venue_runs(venue: Venue) -> None:

@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from daemon.simulation.scenario import Duration, Exact, Price, Ratio, Usd
+from daemon.simulation.fields import Duration, Exact, Price, Ratio, Usd
 from daemon.simulation.strict_file import FileForm, Plain, Strict, Where, items, load_strict, read_strict, section, unknown_name
 from daemon.units import parse_quantity
 from daemon.world.entities import Account, Route, Topology, Venue

@@ -1,6 +1,6 @@
-"""Faults of a simulated venue's surroundings as shocks of a scenario (floor 5): oracles, chains, routes, requests.
+"""Faults of a simulated venue and its surroundings as shocks of a scenario (floor 5): book, oracles, chains, routes, requests.
 
-What each does is said in its docstring and done by oracle.py, chain.py, bridges.py, requests.py and world.py. Factors without a
+What each does is said in its docstring and done by markets.py, oracle.py, chain.py, bridges.py, requests.py and world.py. Factors without a
 source in the incident reports say `assumed`.
 """
 
@@ -10,9 +10,23 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from daemon.simulation.fields import Duration, Gwei, LastingShock, Price, Ratio, Times, Usd
+from daemon.simulation.fields import Duration, Gwei, LastingShock, Price, Ratio, TimedShock, Times, Usd
+from daemon.units import NS
 
 ALL_MARKETS = "all"
+
+# --- the book --------------------------------------------------------------------------------------------------------------------------
+
+
+class BookMove(TimedShock):
+    """This venue's book alone moves `by` within `over`, and back after `for`: its oracle and the market elsewhere stand."""
+
+    kind: Literal["book_move"]
+    market: str
+    by: Annotated[Ratio, Field(gt=-1)]
+    over: Annotated[Duration, Field(gt=0)] = NS
+    lasts: Annotated[Duration | None, Field(alias="for", gt=0)] = None
+
 
 # --- oracles ---------------------------------------------------------------------------------------------------------------------------
 

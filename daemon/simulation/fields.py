@@ -11,8 +11,9 @@ from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
+from daemon.simulation.strict_file import Strict
 from daemon.units import NS, parse_duration, parse_quantity
 
 
@@ -55,12 +56,6 @@ Gwei = Annotated[float, BeforeValidator(_quantity("12 gwei", "gwei", "1"))]
 Times = Annotated[float, BeforeValidator(_quantity("5", "1"))]
 Exact = Annotated[Decimal, BeforeValidator(exact)]
 Duration = Annotated[int, BeforeValidator(_duration)]
-
-
-class Strict(BaseModel):
-    """A part of a scenario: frozen, and a key that nobody knows is a mistake."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
 class TimedShock(Strict):

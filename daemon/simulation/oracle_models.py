@@ -11,8 +11,9 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from daemon.simulation.fields import Duration, Price, Ratio, Strict
+from daemon.simulation.fields import Duration, Price, Ratio
 from daemon.simulation.route_models import ASSUMED, Fact
+from daemon.simulation.strict_file import Strict
 from daemon.units import NS
 
 _DYDX_KEEPER = "dydxprotocol/v4-chain protocol/x/prices/keeper/util.go; genesis"

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon.simulation.faults import ALL_MARKETS
+from daemon.simulation.faults import ALL_MARKETS, BookMove
 from daemon.simulation.scenario import FundingSpike, MarketSpec, PriceMove, Shock
 from daemon.units import NS
 
@@ -78,11 +78,14 @@ class IndexPath:
         return back * self.spec.price
 
 
-def price_factor(shocks: Sequence[Shock], symbol: str, second: int) -> float:
-    """What price moves have multiplied the price by at a second: each in equal relative steps over its `over`, and back where it ends."""
+def price_factor(shocks: Sequence[Shock], symbol: str, second: int, kind: type[PriceMove] | type[BookMove] = PriceMove) -> float:
+    """What price moves (of the market, or of this venue's book alone) have multiplied the price by at a second.
+
+    Each goes in equal relative steps over its `over`, and back where it ends.
+    """
     factor = 1.0
     for shock in shocks:
-        if isinstance(shock, PriceMove) and shock.market in (symbol, ALL_MARKETS):
+        if isinstance(shock, kind) and shock.market in (symbol, ALL_MARKETS):
             gone = second * NS - shock.at
             if gone <= 0:
                 continue

@@ -15,7 +15,8 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from daemon.simulation.fields import Duration, Ratio, Strict, Usd
+from daemon.simulation.fields import Duration, Ratio, Usd
+from daemon.simulation.strict_file import Strict
 from daemon.units import NS
 
 ASSUMED = "assumed"

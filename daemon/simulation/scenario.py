@@ -8,12 +8,13 @@ Times of shocks count from the venue's start. Durations are int ns, money USD, r
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from daemon.errors import Diagnostic, RunbookError, UserError
 from daemon.runbook.document import Document, compose
@@ -21,6 +22,7 @@ from daemon.runbook.nodes import ListNode, MapNode, ScalarNode, YamlNode
 from daemon.simulation.expectations import Expectation, ExpectedCourse, ExpectedToll
 from daemon.simulation.faults import (
     ALL_MARKETS,
+    BookMove,
     BridgeLock,
     BridgeStall,
     Congestion,
@@ -41,18 +43,39 @@ from daemon.simulation.faults import (
     VenueHalt,
     VenueLatency,
 )
-from daemon.simulation.fields import Duration, Exact, Gwei, LastingShock, Price, Rate, Ratio, Strict, TimedShock, Usd, exact
+from daemon.simulation.fields import Duration, Exact, Gwei, LastingShock, Price, Rate, Ratio, TimedShock, Usd, exact
 from daemon.simulation.oracle_models import OracleSpec
 from daemon.simulation.route_models import RouteSpec, via_of
+from daemon.simulation.strict_file import Strict
 from daemon.units import NS, parse_iso, parse_quantity
 
 Plain = None | str | list["Plain"] | dict[str, "Plain"]
 Where = tuple[int | str, ...]  # a path of keys and indices
+Model = Literal["dydx-v4", "hyperliquid"]
+DYDX_KEYS = ("maintenance_margin", "oi_lower_cap", "oi_upper_cap", "isolated", "insurance_fund")  # of a market
+HYPERLIQUID_KEYS = ("margin_tiers", "perps_elsewhere")
 AFTERWARDS_NS = 1800 * NS  # what a course takes beyond its last shock
 
 
 def _start(raw: object) -> int | None:
     return None if raw in (None, "now") else parse_iso(str(raw))
+
+
+class TierSpec(Strict):
+    """A tier of a margin table: from this notional on at most this leverage."""
+
+    start: Annotated[Usd, Field(alias="from", ge=0)]
+    max_leverage: Annotated[float, Field(ge=1, le=100)]
+
+
+def _tiers(tiers: tuple[TierSpec, ...]) -> tuple[TierSpec, ...]:
+    """Tiers as a table has them. Raises ValueError when they do not begin at 0, or do not lead up in notional and down in leverage."""
+    if tiers and tiers[0].start:
+        raise ValueError("the first margin tier begins at 0 USD")
+    for lower, upper in itertools.pairwise(tiers):
+        if upper.start <= lower.start or upper.max_leverage >= lower.max_leverage:
+            raise ValueError("margin tiers go up in `from` and down in `max_leverage`")
+    return tiers
 
 
 class MarketSpec(Strict):
@@ -74,6 +97,11 @@ class MarketSpec(Strict):
     spread: Annotated[Ratio, Field(gt=0, lt=1)] = 0.0002
     depth: Annotated[Usd, Field(gt=0)] = 2_000_000.0  # USD on each side within 50 bps
     levels: Annotated[int, Field(ge=1, le=100)] = 20
+    recovery: Annotated[Duration, Field(ge=0)] = 10 * NS  # half-life of what our fills took from the book; 0: back in the next second
+    isolated: bool = False  # dydx-v4: a position stands alone in its subaccount, and the market has an insurance fund of its own
+    insurance_fund: Annotated[Usd, Field(ge=0)] = 0.0  # of an isolated market
+    margin_tiers: Annotated[tuple[TierSpec, ...], AfterValidator(_tiers)] = ()  # hyperliquid; none: one tier of 1 / initial_margin
+    perps_elsewhere: bool = True  # hyperliquid: other exchanges' perps are a part of the mark price
 
 
 class PositionSpec(Strict):
@@ -95,13 +123,17 @@ class RestingSpec(Strict):
 
 
 class SubaccountSpec(Strict):
-    """A cross-margin subaccount: equity at the start is `collateral` plus what the positions gained since entry."""
+    """A cross-margin subaccount: equity at the start is `collateral` plus what the positions gained since entry.
+
+    `leverage` is what its owner set, by market: it bounds what can be opened.
+    """
 
     address: str = "dydx1reefdsim"
     subaccount: Annotated[int, Field(ge=0, le=128_000)] = 0
     collateral: Usd
     positions: tuple[PositionSpec, ...] = ()
     orders: tuple[RestingSpec, ...] = ()
+    leverage: dict[str, Annotated[float, Field(ge=1, le=100)]] = Field(default_factory=dict)
 
 
 class ChainSpec(Strict):
@@ -129,17 +161,20 @@ class ProposalSpec(Strict):
 
 
 class VenueSpec(Strict):
-    """The venue itself: its name as a route's end, fees, insurance fund and withdrawal limit."""
+    """The venue itself: its name as a route's end, whose rules it follows, fees, insurance fund and withdrawal limits."""
 
     name: str = "dydx"
+    model: Model = "dydx-v4"
     chain: str | None = None  # the rollup that it lives on, none for a chain of its own
     taker_fee: Annotated[Ratio, Field(ge=0, lt=1)] = 0.0005
     maker_fee: Annotated[Ratio, Field(ge=0, lt=1)] = 0.0
     insurance_fund: Annotated[Usd, Field(ge=0)] = 5_000_000.0
-    withdrawal_capacity: Annotated[Usd, Field(ge=0)] = 1_000_000.0
+    withdrawal_capacity: Annotated[Usd, Field(ge=0)] = 1_000_000.0  # an hour; dydx-v4: the minimum of the hourly limiter
+    tvl: Annotated[Usd, Field(ge=0)] = 100_000_000.0  # value locked: 1 % of it may leave an hour, 10 % a day (dydx-v4)
     requests_in_10s: Annotated[int, Field(ge=1)] = 100
     latency: Annotated[Duration, Field(ge=0)] = 0  # from sending an order or a cancel to the book: the middle one
     latency_p95: Annotated[Duration, Field(ge=0)] | None = None  # and the slow tail; None: no jitter
+    matching_delay: Annotated[Duration, Field(ge=0)] = 0  # from the acceptance of an order to its matching
 
 
 class FundingSpike(LastingShock):
@@ -178,7 +213,7 @@ class MarketStatus(LastingShock):
 
 
 class ParameterChange(TimedShock):
-    """Margin fractions change, with or without a proposal that said so."""
+    """Margin fractions change, with or without a proposal that said so; on hyperliquid the most leverage becomes 1 / `initial_margin`."""
 
     kind: Literal["parameter_change"]
     market: str
@@ -221,6 +256,7 @@ Shock = (
     | OracleSources
     | OrderReject
     | VenueLatency
+    | BookMove
 )
 SHOCK_KINDS: tuple[str, ...] = tuple(get_args(shock.model_fields["kind"].annotation)[0] for shock in get_args(Shock))
 _AnyShock = Annotated[Shock, Field(discriminator="kind")]
@@ -374,7 +410,7 @@ def _known_keys(where: Where) -> list[str]:
             "chains": ChainSpec, "routes": RouteSpec, "proposals": ProposalSpec, "expect": Expectation,
         }  # fmt: skip
         inner: dict[int | str, type[BaseModel]] = {
-            "positions": PositionSpec, "orders": RestingSpec, "oracle": OracleSpec,
+            "positions": PositionSpec, "orders": RestingSpec, "oracle": OracleSpec, "margin_tiers": TierSpec,
             "with": ExpectedCourse, "without": ExpectedToll, "difference": ExpectedToll,
         }  # fmt: skip
         tags: dict[str, type[BaseModel]] = dict(zip(SHOCK_KINDS, get_args(Shock), strict=True))
@@ -403,6 +439,10 @@ def _references(plain: Mapping[str, Plain]) -> Iterator[tuple[Where, str]]:
                 if message:
                     yield ("accounts", i, section, j, "market"), message
                 yield from _off_step(row, markets, ("accounts", i, section, j, "size"))
+        for name in _section(account, "leverage"):
+            message = unknown(name, markets, "market")
+            if message:
+                yield ("accounts", i, "leverage", name), message
     for chain in _section(plain, "buffers"):
         message = unknown(chain, chains, "chain")
         if message:
@@ -435,7 +475,10 @@ def _references(plain: Mapping[str, Plain]) -> Iterator[tuple[Where, str]]:
                 yield ("shocks", i, "chain"), f"'{shock.get('chain')}' has no sequencer; write rollup: true at the chain, or name a rollup"
     for name, market in markets.items():
         if isinstance(market, dict):
-            yield from _margins(name, market)
+            model = str(_section(plain, "venue").get("model") or "dydx-v4")
+            yield from _of_another_model(name, market, model)
+            if model == "dydx-v4":
+                yield from _margins(name, market)
 
 
 def _off_step(row: Mapping[str, Plain], markets: Mapping[str, Plain], where: Where) -> Iterator[tuple[Where, str]]:
@@ -462,6 +505,14 @@ def _margins(name: str, market: Mapping[str, Plain]) -> Iterator[tuple[Where, st
         yield ("markets", name, "maintenance_margin"), f"maintenance margin {kept} is above initial margin {opened}"
     if value("oi_upper_cap", 0.0) < value("oi_lower_cap", 0.0):
         yield ("markets", name, "oi_lower_cap"), "the lower cap of open interest is above the upper one; write oi_upper_cap too"
+
+
+def _of_another_model(name: str, market: Mapping[str, Plain], model: str) -> Iterator[tuple[Where, str]]:
+    """Keys of a market that its venue's model has no use for."""
+    owner, keys = ("hyperliquid", HYPERLIQUID_KEYS) if model == "dydx-v4" else ("dydx-v4", DYDX_KEYS)
+    for key in keys:
+        if key in market:
+            yield ("markets", name, key), f"{key} belongs to the model {owner}; remove it, or write model: {owner} at the venue"
 
 
 def _section(plain: Mapping[str, Plain], key: str) -> dict[str, Plain]:

@@ -9,6 +9,7 @@ change it between two seconds and are all in `log`.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,13 +17,16 @@ from decimal import Decimal
 from typing import Literal
 
 from daemon.simulation.bridges import Bridges, Refusal, TransferRequest, TransferState
-from daemon.simulation.exchange import Exchange, Happening, OrderRequest, OrderState
+from daemon.simulation.exchange import Exchange
 from daemon.simulation.faults import ALL_MARKETS, ErrorAfterAccept, RateLimit, VenueError, VenueHalt
 from daemon.simulation.fields import is_lasting
+from daemon.simulation.ledger import Money
+from daemon.simulation.liquidation import GATE_BLOCKS
 from daemon.simulation.markets import HEIGHT_AT_START, MarketState, Settlement
 from daemon.simulation.paths import HISTORY_H
 from daemon.simulation.requests import is_rejected, latency_ns
 from daemon.simulation.scenario import ExternalClose, Scenario, Shock
+from daemon.simulation.subaccount import Happening, OrderRequest, OrderState
 from daemon.units import NS
 
 LOG_MAX = 200_000
@@ -60,11 +64,13 @@ class World:
         self.shocks: list[Shock] = list(scenario.shocks)
         self.log: deque[LogEntry] = deque(maxlen=LOG_MAX)
         self.markets = {
-            symbol: MarketState(symbol=symbol, pair_id=i, spec=spec, seed=seed, start_s=self.start_s, history_h=history_h)
+            symbol: MarketState(
+                symbol=symbol, pair_id=i, spec=spec, seed=seed, start_s=self.start_s, history_h=history_h, model=scenario.venue.model
+            )
             for i, (symbol, spec) in enumerate(scenario.markets.items())
         }
         self.exchange = Exchange(
-            venue=scenario.venue, markets=self.markets, accounts=scenario.accounts, at=self.start_s * NS, height=self.height
+            venue=scenario.venue, markets=self.markets, accounts=scenario.accounts, at=self.start_s * NS, height=self.height, seed=seed
         )
         self.bridges = Bridges(
             seed=seed, venue=scenario.venue.name, routes=scenario.routes, chains=scenario.chains,
@@ -92,8 +98,8 @@ class World:
         if halted:
             self._halted_s += 1
         else:
-            if self._halted_s >= OUTAGE_GATE_S:
-                self.exchange.gate_until_height = self.height + 50
+            if self._halted_s >= OUTAGE_GATE_S and self.scenario.venue.model == "dydx-v4":
+                self.exchange.gate_until_height = self.height + GATE_BLOCKS
             self._halted_s = 0
             self.height += 1
             self.block_at = at
@@ -194,7 +200,9 @@ class World:
         if self.halted:
             return Refusal(reason="venue_halted", message="the chain produces no blocks")
         before = self.exchange.find(request.address, request.subaccount, request.client_id)
-        is_known = before is not None and before.request.good_til >= self.now_ns  # it was taken: asking again changes nothing
+        is_known = (  # it was taken: asking again changes nothing
+            before is not None and before.window_height >= self.height and before.request.good_til >= self.now_ns
+        )
         name = f"{request.address}/{request.subaccount}/{request.client_id}"
         if not is_known and is_rejected(self.seed, name, request.market, self.shocks, self.now_ns - self.started_ns):
             return Refusal(reason="congested", message="the order was dropped before the book: the venue is congested")
@@ -254,6 +262,21 @@ class World:
         outcome, detail = ("refused", {"reason": found.reason}) if isinstance(found, Refusal) else ("executed", {"status": found.status})
         self._record("release", client_id, outcome, "sent", raw, detail)
         return found
+
+    def money(self) -> Money:
+        """Everybody's balances now, USD; their total never changes."""
+        exchange, ledger, routes = self.exchange, self.exchange.ledger, self.bridges.ledger()
+        return Money(
+            collateral=math.fsum(account.quote for account in exchange.subaccounts.values()),
+            insurance_fund=ledger.insurance_total,
+            fees=ledger.fees,
+            counterparties=ledger.counterparties.quote,
+            vault=ledger.vault.quote,
+            buffers=float(routes.buffers),
+            in_flight=float(routes.in_flight),
+            route_fees=float(routes.fees),
+            lost=float(routes.lost),
+        )
 
     # -- log ---------------------------------------------------------------------------------------------------------------------
 

@@ -28,9 +28,9 @@ from daemon.edges.dydx import wire
 from daemon.edges.dydx.wire import Json
 from daemon.errors import UserError
 from daemon.simulation.bridges import Refusal, TransferRequest
-from daemon.simulation.exchange import CLIENT_ID_MAX, OrderRequest, Subaccount
 from daemon.simulation.markets import MarketState
 from daemon.simulation.scenario import SHOCK
+from daemon.simulation.subaccount import CLIENT_ID_MAX, OrderRequest, Subaccount
 from daemon.simulation.world import Reply, World
 from daemon.units import NS, parse_iso
 from daemon.web import sim_views as views
@@ -307,6 +307,7 @@ class SimulatedVenue:
         # The observer's side: it answers whatever the venue suffers, or a test could not see what happened.
         self._serve("GET", "/sim/clock", self._clock, faulty=False)
         self._serve("GET", "/sim/log", self._log, faulty=False)
+        self._serve("GET", "/sim/money", self._money, faulty=False)
         self._serve("POST", "/sim/shocks", self._inject, faulty=False)
 
     def _serve(self, method: str, path: str, handler: Handler, *, group: str | None = None, faulty: bool = True) -> None:
@@ -621,6 +622,9 @@ class SimulatedVenue:
 
     async def _log(self, request: Request) -> Response:
         return _json(views.log(self.world, _height(request, "after") or 0, _listed(request, "kind")))
+
+    async def _money(self, request: Request) -> Response:
+        return _json(views.money(self.world))
 
     async def _inject(self, request: Request) -> Response:
         raw = await request.body()

@@ -9,9 +9,9 @@ from daemon.edges.dydx import wire
 from daemon.edges.dydx.wire import Json, decimal_text
 from daemon.simulation.bridges import TransferState
 from daemon.simulation.chain import ChainStatus, chain_status, proposal_statuses
-from daemon.simulation.exchange import FillRecord, Holding, MovementRecord, OrderState, PaymentRecord, Subaccount
 from daemon.simulation.markets import MarketState, Settlement
 from daemon.simulation.paths import Bar
+from daemon.simulation.subaccount import FillRecord, Holding, MovementRecord, OrderState, PaymentRecord, Subaccount
 from daemon.simulation.world import World
 from daemon.units import DAY_NS, MINUTE_NS, NS, iso
 
@@ -49,6 +49,7 @@ def market(state: MarketState) -> wire.Market:
         open_interest_upper_cap=spec.oi_upper_cap,
         base_open_interest=float(spec.open_interest),
         default_funding_rate_1h=0.0,
+        market_type="ISOLATED" if spec.isolated else "CROSS",
     )
 
 
@@ -137,14 +138,14 @@ def funding(symbol: str, settlement: Settlement) -> Json:
 
 
 def position(world: World, account: Subaccount, holding: Holding) -> wire.Position:
-    """An open or closed position; unrealized PnL at the oracle price."""
-    oracle = world.markets[holding.market].oracle
+    """An open or closed position; unrealized PnL at the price that margin uses."""
+    price = world.exchange.price(holding.market)
     return wire.Position(
         market=holding.market,
         status=holding.status,
         size=float(holding.size),
         entry_price=holding.entry_price,
-        unrealized_pnl=usdc(float(holding.size) * (oracle - holding.entry_price)),
+        unrealized_pnl=usdc(float(holding.size) * (price - holding.entry_price)),
         realized_pnl=usdc(holding.realized_pnl + holding.net_funding),
         net_funding=usdc(holding.net_funding),
         max_size=float(holding.max_size),
@@ -196,7 +197,7 @@ def order(world: World, account: Subaccount, state: OrderState) -> wire.Order:
         reduce_only=request.reduce_only,
         clob_pair_id=world.markets[request.market].pair_id,
         order_flags=0 if short_term else 64,
-        good_til_block=state.height + max(0, (request.good_til - state.accepted_at) // NS) if short_term else None,
+        good_til_block=state.window_height if short_term else None,
         good_til_block_time=None if short_term else min(request.good_til, 253_402_300_799 * NS),
         created_at_height=state.height,
         updated_at=state.accepted_at,
@@ -373,13 +374,33 @@ def buffers(world: World) -> dict[str, Json]:
 def venue(world: World) -> dict[str, Json]:
     """The body of `/sim/venue`."""
     exchange = world.exchange
-    return {
+    body: dict[str, Json] = {
         "time": iso(world.now_ns),
+        "model": exchange.venue.model,
         "insurance_fund_usd": decimal_text(usdc(exchange.insurance_fund)),
+        "insurance_funds_usd": {name or "cross": decimal_text(usdc(amount)) for name, amount in exchange.ledger.insurance.items()},
         "withdrawals_open": exchange.withdrawals_open() and not world.halted,
-        "withdrawal_capacity_usd": decimal_text(exchange.venue.withdrawal_capacity),
+        "withdrawals_unblocked_at_height": str(exchange.gate_until_height),
+        "withdrawal_capacity_usd": decimal_text(usdc(exchange.withdrawal_capacity())),
         "liquidations": exchange.liquidations,
     }
+    if exchange.venue.model == "hyperliquid":
+        body["mark_prices"] = {symbol: decimal_text(round(state.mark, DIGITS_MAX)) for symbol, state in world.markets.items()}
+        body["margin_tables"] = {
+            symbol: [
+                {"lowerBound": decimal_text(bound), "maxLeverage": decimal_text(leverage)}
+                for bound, leverage in zip(state.bounds, state.leverages, strict=True)
+            ]
+            for symbol, state in world.markets.items()
+        }
+    return body
+
+
+def money(world: World) -> dict[str, Json]:
+    """The body of `/sim/money`: everybody's balances; `total_usd` never changes."""
+    found = world.money()
+    body: dict[str, Json] = {f"{name}_usd": decimal_text(usdc(amount)) for name, amount in found.balances().items()}
+    return {"time": iso(world.now_ns)} | body | {"total_usd": decimal_text(usdc(found.total))}
 
 
 def proposals(world: World, status: str | None) -> dict[str, Json]:

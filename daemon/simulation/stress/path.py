@@ -9,23 +9,29 @@ Arrays of a path are read-only: with and without runbooks share them. Row j is a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from daemon.errors import UserError
 from daemon.simulation.stress.draws import Bits, Draws
+from daemon.simulation.stress.oracle import Oracles
 from daemon.simulation.stress.premium import Premiums, dydx_rates, hyperliquid_rates, sampled
-from daemon.simulation.stress.prices import Coins, Jump
-from daemon.simulation.stress.regime import Spells, by_row, counts_of_rows, regime_spells
+from daemon.simulation.stress.prices import PLAIN, Coins, Jump
+from daemon.simulation.stress.refine import cut, fine_index, straight
+from daemon.simulation.stress.regime import Spells, by_row, counts_of_rows, regime_spells, worsening_log_ratio
 from daemon.simulation.stress.surroundings import Adl, Fact, RouteLike, SpellsOf, Surroundings
-from daemon.simulation.stress.tilt import Tilt
+from daemon.simulation.stress.tilt import Push, Tilt, base_of
 from daemon.simulation.stress.worldfile import CALM, WorldSpec
 from daemon.units import HOUR_NS, MINUTE_NS, NS
+from daemon.world.margin import FUNDING_SAMPLES_AN_HOUR
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+# glibc gives the memory of a path back to the system and takes it anew for the next one, page by page, which costs a third of making the
+# path; after a block of this many numbers was freed once it keeps up to twice as much (mallopt(3): M_MMAP_THRESHOLD is dynamic).
+_ROOM = 3_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +84,7 @@ class Path:
     scale: Floats  # factor on volatility: float64[rows], or [coins, rows] without dependence
     jumps: tuple[Jump, ...]
     surroundings: Surroundings
+    drivers: SpellsOf  # regimes by what they drive: the shared ones, or its own without dependence
     draws: Draws
 
     def delay_s(self, route: str, k: int, at: int | None = None) -> float:
@@ -85,7 +92,7 @@ class Path:
 
         With `at` (its start, ns) the regime of that time slows it down, and a finality delay of its source chain adds to it.
         """
-        return self.surroundings.delay_s(self.draws, route, k, None if at is None else (at, self.spells))
+        return self.surroundings.delay_s(self.draws, route, k, at, self.drivers, self.facts)
 
     def chance(self, purpose: str, entity: str, k: int) -> float:
         """One number in (0, 1) that is the same with and without runbooks."""
@@ -122,7 +129,7 @@ class PathSource:
         self.world, self.grid, self.seed, self.tilt, self.dependence = world, grid, seed, tilt, dependence
         self.markets = tuple(markets)
         self.prices: Floats = np.array([prices[market] for market in self.markets])
-        bases = [market.partition(":")[2].partition("-")[0] for market in self.markets]
+        bases = [base_of(market) for market in self.markets]
         unknown = sorted({base for base in bases if base not in world.assets and "default" not in world.assets})
         if unknown:
             raise UserError(f"world '{world.world}' has no asset {', '.join(unknown)}; add it, or an asset 'default'")
@@ -132,8 +139,10 @@ class PathSource:
         self.venues = {venue: (models or {}).get(venue, venue_model(venue)) for venue in venues}
         laws = [world.venues.get(self.venues[venue]) for venue in venues]  # type: ignore[call-overload]
         self._step_s = grid.step_ns / NS
-        self._premiums = Premiums(self.markets, [law.premium if law else None for law in laws], self.coin_of, self._step_s)
+        self._premiums = Premiums(self.markets, [law.premium if law else None for law in laws], self.coin_of, grid.steps, self._step_s)
+        self._oracles = Oracles(self.markets, [law.oracle if law else None for law in laws], grid.steps, grid.step_ns)
         specs = [world.asset(base) for base in bases]
+        self._market_of_coin = [self.coin_of.index(coin) for coin in range(len(self.coins.bases))]
         self._spreads = [spec.spread for spec in specs]
         self._depths = [spec.depth for spec in specs]
         self._impact: Floats = np.array([law.premium.impact if law and law.premium else 0.0 for law in laws])
@@ -142,10 +151,12 @@ class PathSource:
         self._margins: Floats = np.array(fractions).reshape(-1, 2)
         self._is_dydx = np.array([self.venues[venue] == "dydx-v4" for venue in venues])
         self.surroundings = Surroundings(world, venues=self.venues, markets=self.markets, routes=routes, chains=chains, start=grid.start)
+        self._push = Push(tilt, self.coins, rows=grid.steps, step_ns=grid.step_ns, correlated=dependence) if tilt else None
+        np.empty(_ROOM)  # allocated and given back at once, see _ROOM
         self._bits = Bits()
         shape = (len(self.coins.bases), grid.steps)
         self._normals, self._moves = np.empty(shape), np.empty(shape)
-        self._premium = np.zeros((len(self.markets), grid.steps))
+        self._shown = np.empty((len(self.markets), grid.steps))
         self._is_plain_map = self.coin_of == list(range(len(self.coins.bases)))
         first_hour = (grid.start // HOUR_NS + 1) * HOUR_NS
         self.funding_at: Ints = np.arange(first_hour, int(grid.at[-1]) + 1, HOUR_NS, dtype=np.int64)
@@ -156,21 +167,87 @@ class PathSource:
         """The path of a number."""
         draws = Draws(self._bits, seed=self.seed, path=number)
         grid, coins = self.grid, self.coins
-        spells = regime_spells(draws, self.world.regimes, grid.hours)
-        own = self._own_spells(draws, spells)
+        push = self._push
+        law = push.tilt.law(number) if push else "plain"
+        worsening = push.tilt.worsening if push and law == "worse" else 1.0
+        spells = regime_spells(draws, self.world.regimes, grid.hours, worsening=worsening)
+        own = self._own_spells(draws, spells, worsening)
         coins.normals(draws, self._normals)
         scale = self._scale(draws, own)
+        jumping = push.jumps(law) if push else PLAIN
+        jumped = coins.jumps(draws, own, grid.hours, grid.rows_per_hour, together=self.dependence, push=jumping)
+        log_ratio = None
+        if push is not None:
+            shares = push.steps(scale)
+            if law in ("move", "worse"):
+                push.apply(self._normals, shares)
+            worse = sum(
+                worsening_log_ratio(chain, self.world.regimes, grid.hours, push.tilt.worsening)
+                for chain in ([spells] if self.dependence else own)
+            )
+            log_ratio = push.log_ratio(self._normals, shares, jumped, worse)
         coins.log_moves(self._normals, scale, self._step_s / 3600.0, self._moves, correlated=self.dependence)
-        jumps = coins.jumps(draws, own, grid.hours, grid.rows_per_hour, together=self.dependence)
-        for jump in jumps:
+        for jump in jumped.jumps:
             self._moves[jump.base, jump.row] += jump.size
-        return self._assembled(draws, number, spells, scale, jumps)
+        path = self._assembled(draws, number, spells, scale, jumped.jumps)
+        path.log_ratio, path.pushed = log_ratio, law != "plain"
+        return path
 
-    def _own_spells(self, draws: Draws, shared: Spells) -> list[Spells]:
+    def refined(self, path: Path, stretches: Sequence[tuple[int, int]], step_ns: int) -> Path:
+        """The same path with its rows in `stretches` ([low, high) of coarse rows) cut into rows `step_ns` apart.
+
+        Coarse rows keep their values; what happens once (facts, halts, funding) is untouched; a weight is that of the coarse row a fine one
+        leads to. Raises ValueError when a coarse step is no whole number of fine ones, or the path is refined already.
+        """
+        if step_ns <= 0 or self.grid.step_ns % step_ns or path.at is not self.grid.at:
+            raise ValueError(f"a step of {self.grid.step_ns} ns of a path as it was made is cut into whole steps, found {step_ns} ns")
+        parts = self.grid.step_ns // step_ns
+        made = cut(len(path.at), stretches, parts)
+        if parts == 1 or not len(made.rows):
+            return path
+        at = path.at[made.row] - (parts - made.part) * step_ns
+        first = self._first_premium(path)
+        starts = self.prices / (1.0 + first)
+        walked = np.log(path.index / starts[:, None])[self._market_of_coin]
+        fine = fine_index(
+            path.draws, self.coins, made, walked, path.scale, path.jumps, self.grid.step_ns, correlated=self.dependence
+        ).reshape(len(self.coins.bases), -1)
+        in_cut = np.isin(made.row, made.rows)
+        index = path.index[:, made.row]
+        inside = made.inside
+        index[:, inside] = (starts[:, None] * np.exp(fine[self.coin_of]))[:, inside[in_cut]]
+        mid = index
+        if path.mid is not path.index:
+            mid = path.mid[:, made.row]
+            premium = straight(made, path.mid / path.index - 1.0, first)
+            mid[:, inside] = (index * (1.0 + premium))[:, inside]
+        oracle = index
+        if path.oracle is not path.index:
+            oracle = path.oracle[:, made.row]
+            apart = straight(made, path.oracle / path.index, np.ones(len(self.markets)))
+            shown = np.where(self._stood(path, starts)[:, made.row], oracle, index * apart)
+            oracle[:, inside] = shown[:, inside]
+        taken = {name: getattr(path, name)[..., made.row] for name in ("regime", "spread", "depth", "scale")}
+        for array in (at, index, mid, oracle, *taken.values()):
+            array.flags.writeable = False
+        log_ratio = None if path.log_ratio is None else path.log_ratio[made.row]
+        return replace(path, at=at, index=index, mid=mid, oracle=oracle, log_ratio=log_ratio, **taken)
+
+    def _first_premium(self, path: Path) -> Floats:
+        """The premium at the start of a path, float64[markets]."""
+        return self._premiums.first([path.drivers("premium", market)[0][1] for market in self.markets])
+
+    def _stood(self, path: Path, starts: Floats) -> NDArray[np.bool_]:
+        """True where the oracle did not move from the row before: bool[markets, rows]."""
+        before = np.concatenate([starts[:, None], path.oracle[:, :-1]], axis=1)
+        found: NDArray[np.bool_] = before == path.oracle
+        return found
+
+    def _own_spells(self, draws: Draws, shared: Spells, worsening: float) -> list[Spells]:
         """The regimes of each coin: the shared ones, or its own without dependence."""
         if self.dependence or self.world.regimes is None:
             return [shared] * len(self.coins.bases)
-        return [regime_spells(draws, self.world.regimes, self.grid.hours, f"price:{base}") for base in self.coins.bases]
+        return [regime_spells(draws, self.world.regimes, self.grid.hours, f"price:{base}", worsening) for base in self.coins.bases]
 
     def _scale(self, draws: Draws, own: Sequence[Spells]) -> Floats:
         grid, bases = self.grid, self.coins.bases
@@ -184,19 +261,20 @@ class PathSource:
         grid, rows = self.grid, self.grid.steps
         of_driver = self.surroundings.drivers(draws, spells, self.dependence, grid.hours)
         by_market = [of_driver("premium", market) for market in self.markets]
-        first = self._premiums.draw(draws, by_market, self._moves, self._premium) if self._premiums.rows else np.zeros(len(self.markets))
-        events = self.surroundings.events(draws, of_driver, grid.hours)
         walked = np.cumsum(self._moves, axis=1, out=self._normals)
+        first, premium = self._premiums.draw(draws, by_market, walked) if self._premiums.any else (np.zeros(len(self.markets)), None)
+        events = self.surroundings.events(draws, of_driver, grid.hours)
         logs = walked if self._is_plain_map else walked[self.coin_of]
         index = np.exp(logs)
         index *= (self.prices / (1.0 + first))[:, None]
         mid = index
-        if self._premiums.rows:
-            mid = np.multiply(index, self._premium)
+        if premium is not None:
+            mid = np.multiply(index, premium)
             mid += index
         halts = events.halts
-        oracle = index
-        funding = self._funding(first, halts)
+        by_coin = [walked[coin] for coin in self.coin_of]
+        oracle = self._oracles.prices(draws, index, by_coin, first, premium, events.faults, self.prices / (1.0 + first))
+        funding = self._funding(first, premium, halts)
         regime = np.repeat(np.array([state for _, state in spells], dtype=np.int8), counts_of_rows(spells, rows, grid.rows_per_hour))
         spread, depth = self._books(of_driver)
         for array in (regime, index, mid, oracle, spread, depth, funding, scale):
@@ -204,7 +282,7 @@ class PathSource:
         return Path(
             number=number, at=grid.at, regime=regime, mid=mid, oracle=oracle, index=index, spread=spread, depth=depth, funding=funding,
             funding_at=self.funding_at, facts=events.facts, halted=halts, adl=events.adl, log_ratio=None, pushed=False, spells=spells,
-            scale=scale, jumps=jumps, surroundings=self.surroundings, draws=draws,
+            scale=scale, jumps=jumps, surroundings=self.surroundings, drivers=of_driver, draws=draws,
         )  # fmt: skip
 
     def _books(self, of_driver: SpellsOf) -> tuple[Floats, Floats]:
@@ -219,28 +297,32 @@ class PathSource:
             made.append(np.multiply.outer(np.array(values), row))
         return made[0], made[1]
 
-    def _funding(self, first: Floats, halts: Sequence[tuple[str, int, int]]) -> Floats:
+    def _funding(self, first: Floats, premium: Floats | None, halts: Sequence[tuple[str, int, int]]) -> Floats:
         """Settled rates of every full hour: float64[markets, hours]."""
         hours = len(self._hour_rows)
-        if not hours or not self._premiums.rows:
+        if not hours or premium is None:
             return np.zeros((len(self.markets), hours))
         ends = self._hour_rows
-        shown = sampled(self._premium[:, : ends[-1]], self._impact[:, None])
+        shown = sampled(premium, self._impact[:, None], out=self._shown)[:, : ends[-1]]
         per_hour = float(self.grid.rows_per_hour)
         counts = np.full((len(self.markets), hours), per_hour)
+        for venue, since, until in halts:
+            begin, end = np.searchsorted(self.grid.at, (since, until)).tolist()
+            end = min(end, int(ends[-1]))
+            mine = [i for i, market in enumerate(self.markets) if market.partition(":")[0] == venue]
+            shown[mine, begin:end] = 0.0
+            stood = np.clip(ends, begin, end) - np.clip(np.concatenate([[0], ends[:-1]]), begin, end)
+            counts[mine] -= stood
         opening = sampled(first, self._impact)
         begins = np.concatenate([[0], ends[:-1]])
-        sums = np.add.reduceat(shown, begins, axis=1)
-        if ends[0] == 0:
+        sums = np.add.reduceat(shown, begins, axis=1) if ends[-1] else np.zeros((len(self.markets), hours))
+        if ends[0] == 0:  # the first full hour strikes before the first row
             sums[:, 0] = 0.0
         sums[:, 0] += opening * self._before_start
-        minute = FUNDING_MINUTES / per_hour
+        minute = FUNDING_SAMPLES_AN_HOUR / per_hour  # samples a row
         rates = np.where(
             self._is_dydx[:, None],
             dydx_rates(sums * minute, counts * minute, self._default_8h[:, None], self._margins[:, :1], self._margins[:, 1:]),
             hyperliquid_rates(sums / np.maximum(counts, 1.0)),
         )
         return rates
-
-
-FUNDING_MINUTES = 60.0

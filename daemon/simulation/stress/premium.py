@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,9 +46,11 @@ def hyperliquid_rates(premiums: Floats) -> Floats:
     return rates
 
 
-def sampled(premiums: Floats, impact: Floats) -> Floats:
+def sampled(premiums: Floats, impact: Floats, out: Floats | None = None) -> Floats:
     """What an impact-price sample shows of a premium: nothing within +- `impact`, the rest beyond. `impact` broadcasts."""
-    shown: Floats = premiums - np.minimum(np.maximum(premiums, -impact), impact)
+    shown: Floats = np.maximum(premiums, -impact, out=out)
+    np.minimum(shown, impact, out=shown)
+    np.subtract(premiums, shown, out=shown)
     return shown
 
 
@@ -74,62 +77,103 @@ def mean_reverting(pushes: Floats, decay: float, first: Floats) -> Floats:
     return walked
 
 
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """The processes of one law: the rows of the walk that they have, which markets and coins they belong to."""
+
+    begin: int
+    markets: tuple[int, ...]
+    coins: tuple[int, ...]
+    spec: PremiumSpec
+    decay: float  # of a knot
+    levels: tuple[float, ...]  # by regime
+    noises: tuple[float, ...]  # of a knot's push, by regime
+
+    @property
+    def end(self) -> int:
+        """The row behind the last."""
+        return self.begin + len(self.markets)
+
+
 class Premiums:
     """The premium processes of the markets of a source; a market whose venue has none stays at 0."""
 
-    def __init__(self, markets: Sequence[str], specs: Sequence[PremiumSpec | None], coins: Sequence[int], step_s: float) -> None:
-        self.rows = [i for i, spec in enumerate(specs) if spec is not None]
-        self.names = [markets[i] for i in self.rows]
-        self.specs = [spec for spec in specs if spec is not None]
-        self.coins = [coins[i] for i in self.rows]
+    def __init__(self, markets: Sequence[str], specs: Sequence[PremiumSpec | None], coins: Sequence[int], rows: int, step_s: float) -> None:
+        self.markets = tuple(markets)
+        self.rows = rows
         self.per_knot = max(1, round(KNOT_S / step_s))  # rows
-        self.knot_s = self.per_knot * step_s
-        self.weights = np.arange(1.0, self.per_knot + 1.0) / self.per_knot
+        self.knots = -(-rows // self.per_knot)
+        self.knots_per_hour = 3600.0 / (self.per_knot * step_s)
+        shares = np.arange(1.0, self.per_knot + 1.0) / self.per_knot
+        self._weights = np.stack([1.0 - shares, shares])  # of a knot and the next one, by row between them
+        self.groups: list[_Group] = []
+        order: list[int] = []
+        for spec in dict.fromkeys(id(spec) for spec in specs if spec is not None):
+            law = next(found for found in specs if id(found) == spec)
+            assert law is not None
+            mine = tuple(i for i, found in enumerate(specs) if id(found) == spec)
+            decay = 0.5 ** (self.per_knot * step_s * 1e9 / law.half_life)
+            levels = tuple(law.mean[name] for name in REGIMES)
+            noises = tuple(law.noise[name] * math.sqrt(1.0 - decay * decay) for name in REGIMES)
+            self.groups.append(_Group(len(order), mine, tuple(coins[i] for i in mine), law, decay, levels, noises))
+            order += mine
+        self.any = bool(order)
+        self.any_response = any(group.spec.response for group in self.groups)
+        self.is_in_order = order == list(range(len(self.markets)))
+        self._order = order
+        self._knots = np.empty((len(order), self.knots))
+        self._ends = np.empty((len(order), self.knots, 2))
+        self._walk = np.empty((len(order), self.knots, self.per_knot))
+        self._knot_rows = np.minimum(np.arange(1, self.knots + 1) * self.per_knot, rows) - 1
 
-    def start(self, state: int) -> Floats:
-        """The premium of each process at the start of a path in a regime: its mean. float64[processes]."""
-        return np.array([spec.mean[REGIMES[state]] for spec in self.specs])
-
-    def draw(self, draws: Draws, spells: Sequence[Spells], moves: Floats, out: Floats) -> Floats:
-        """Premiums by row into `out` (float64[markets, rows]); returns those at the start, float64[markets].
-
-        `spells`: of each market; `moves`: log moves of the coins by row. Rows without a process are left as they are.
-        """
-        rows = moves.shape[1]
-        knots = -(-rows // self.per_knot)
-        first = np.zeros(out.shape[0])
-        edges = np.arange(0, rows, self.per_knot)
-        pushed = np.add.reduceat(moves, edges, axis=1) if any(spec.response for spec in self.specs) else None
-        for row, name, spec, coin in zip(self.rows, self.names, self.specs, self.coins, strict=True):
-            decay = 0.5 ** (self.knot_s * 1e9 / spec.half_life)
-            counts = counts_of_rows(spells[row], knots, 3600.0 / self.knot_s)
-            levels = [spec.mean[name_of] for name_of in REGIMES]
-            noises = [spec.noise[name_of] * math.sqrt(1.0 - decay * decay) for name_of in REGIMES]
-            pushes = np.empty(knots)
-            draws.normals(Purpose.PREMIUM, name, pushes)
-            if len(counts) == 1:
-                state = spells[row][0][1]
-                pushes *= noises[state]
-                pushes += (1.0 - decay) * levels[state]
-            else:
-                pushes *= by_row(noises, spells[row], counts)
-                pushes += by_row([(1.0 - decay) * level for level in levels], spells[row], counts)
-            if pushed is not None and spec.response:
-                pushes += spec.response * pushed[coin]
-            begin = levels[spells[row][0][1]]
-            first[row] = begin
-            ends = mean_reverting(pushes[None, :], decay, np.array([begin]))[0]
-            self._straight(ends, begin, out[row])
+    def first(self, states: Sequence[int]) -> Floats:
+        """The premium at the start of a path, its regime's mean: float64[markets]. `states`: the regime of each market at the start."""
+        first = np.zeros(len(self.markets))
+        for group in self.groups:
+            for market in group.markets:
+                first[market] = group.levels[states[market]]
         return first
 
-    def _straight(self, ends: Floats, begin: float, out: Floats) -> None:
-        """Straight lines from knot to knot into a row of premiums."""
-        starts = np.empty_like(ends)
-        starts[0] = begin
-        starts[1:] = ends[:-1]
-        whole = len(out) // self.per_knot * self.per_knot
-        lines = np.multiply.outer(ends - starts, self.weights)
-        lines += starts[:, None]
-        flat = lines.reshape(-1)
-        out[:whole] = flat[:whole]
-        out[whole:] = flat[whole : len(out)]
+    def draw(self, draws: Draws, spells: Sequence[Spells], walked: Floats) -> tuple[Floats, Floats]:
+        """Premiums at the start, float64[markets], and by row, float64[markets, rows] (its memory is used again by the next path).
+
+        `spells`: of each market; `walked`: log of the coins' index over its start, by row.
+        """
+        first = self.first([own[0][1] for own in spells])
+        pushed = np.diff(walked[:, self._knot_rows], axis=1, prepend=0.0) if self.any_response else None
+        shared = all(own is spells[0] for own in spells)
+        for group in self.groups:
+            pushes = self._knots[group.begin : group.end]
+            for row, market in zip(pushes, group.markets, strict=True):
+                draws.normals(Purpose.PREMIUM, self.markets[market], row)
+            if shared:
+                self._add_level(pushes, group, spells[0])
+            else:
+                for row, market in zip(pushes, group.markets, strict=True):
+                    self._add_level(row, group, spells[market])
+            if pushed is not None and group.spec.response:
+                pushes += group.spec.response * pushed[list(group.coins)]
+            begins = first[list(group.markets)]
+            ends = self._ends[group.begin : group.end]
+            ends[:, :, 1] = mean_reverting(pushes, group.decay, begins)
+            ends[:, 0, 0] = begins
+            ends[:, 1:, 0] = ends[:, :-1, 1]
+            # Two products a cell: no library and no thread can sum them in another order.
+            np.matmul(ends, self._weights, out=self._walk[group.begin : group.end])
+        walk = self._walk.reshape(len(self._order), self.knots * self.per_knot)[:, : self.rows]
+        if self.is_in_order:
+            return first, walk
+        by_market = np.zeros((len(self.markets), self.rows))
+        by_market[self._order] = walk
+        return first, by_market
+
+    def _add_level(self, pushes: Floats, group: _Group, spells: Spells) -> None:
+        """Turns standard normals of one or all processes into what each knot adds."""
+        if len(spells) == 1:
+            state = spells[0][1]
+            pushes *= group.noises[state]
+            pushes += (1.0 - group.decay) * group.levels[state]
+        else:
+            counts = counts_of_rows(spells, self.knots, self.knots_per_hour)
+            pushes *= by_row(group.noises, spells, counts)
+            pushes += by_row([(1.0 - group.decay) * level for level in group.levels], spells, counts)

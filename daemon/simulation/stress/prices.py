@@ -32,6 +32,40 @@ class Jump:
     size: float
 
 
+@dataclass(frozen=True, slots=True)
+class JumpPush:
+    """How the pushed law draws jumps in the first `rows` rows: `factor` times as often, common ones `shift` deviations larger."""
+
+    rows: int = 0
+    factor: float = 1.0
+    shift: float = 0.0
+    is_active: bool = False  # the ratio of the two laws is asked for
+    is_pushed: bool = False  # and this path is drawn from the pushed one
+
+
+PLAIN = JumpPush()
+
+
+@dataclass(frozen=True, slots=True)
+class Jumped:
+    """The jumps of a path, and what they add to log dQ/dP: `gains` by row, `losses` by (first row, row behind the last, a row's)."""
+
+    jumps: tuple[Jump, ...]
+    gains: tuple[tuple[int, float], ...]
+    losses: tuple[tuple[int, int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    """One source of jumps: its rate in calm, and for each coin it moves (coin, mean, deviation of the log size)."""
+
+    purpose: Purpose
+    entity: str
+    rate: float
+    shift: float
+    sizes: list[tuple[int, float, float]]
+
+
 class Coins:
     """The laws of the coins of one world, as arrays: made once, then only read."""
 
@@ -84,54 +118,79 @@ class Coins:
     def log_moves(self, normals: Floats, scale: Floats, hours_per_row: float, out: Floats, *, correlated: bool) -> None:
         """Log move of every coin and row into `out`: float64[bases, rows]. `scale`: float64[rows], or [bases, rows]."""
         step = hours_per_row / YEAR_H
-        root = math.sqrt(step)
-        scratch = np.empty(normals.shape[1])
+        mix = self.lower if correlated else np.eye(len(self.bases))
+        # einsum and not matmul: sums of a fixed order, whatever the linear algebra library and its threads do.
+        np.einsum("ik,kt->it", mix * (self.volatility * math.sqrt(step))[:, None], normals, out=out)
+        out *= scale
         variance = scale * scale
-        for i in range(len(self.bases)):
-            row = out[i]
-            np.multiply(normals[i], self.volatility[i] * root * (self.lower[i, i] if correlated else 1.0), out=row)
-            if correlated:
-                for k in range(i):
-                    if self.lower[i, k] != 0.0:
-                        np.multiply(normals[k], self.volatility[i] * root * self.lower[i, k], out=scratch)
-                        row += scratch
-            row *= scale[i] if scale.ndim == 2 else scale
-            np.multiply(variance[i] if variance.ndim == 2 else variance, -0.5 * self.volatility[i] ** 2 * step, out=scratch)
-            scratch += self.drift[i] * step
-            row += scratch
+        for i, row in enumerate(out):
+            row += (-0.5 * self.volatility[i] ** 2 * step) * (variance[i] if variance.ndim == 2 else variance)
+            if self.drift[i]:
+                row += self.drift[i] * step
 
-    def jumps(
+    def jumps(self, draws: Draws, spells: Sequence[Spells], hours: float, rows_per_hour: int, *, together: bool, push: JumpPush) -> Jumped:
+        """All jumps of a path. `spells`: of each coin (the same ones when regimes are shared); `together`: common jumps hit all at once."""
+        world = self.world
+        table = [m.jumps for m in world.regimes.multipliers()] if world.regimes else [1.0, 1.0, 1.0]
+        coins = range(len(self.bases))
+        streams: list[_Stream] = []
+        if world.jumps is not None:
+            sizes = [(i, self.specs[i].jump_factor * world.jumps.mean, self.specs[i].jump_factor * world.jumps.deviation) for i in coins]
+            if together:
+                streams.append(_Stream(Purpose.JUMP_COMMON, "", world.jumps.rate, push.shift, sizes))
+            else:
+                streams += [_Stream(Purpose.JUMP_COMMON, self.bases[i], world.jumps.rate, push.shift, [sizes[i]]) for i in coins]
+        for i in coins:
+            own = self.specs[i].jumps
+            if own is not None:
+                streams.append(_Stream(Purpose.JUMP_OWN, self.bases[i], own.rate, 0.0, [(i, own.mean, own.deviation)]))
+        found: list[Jump] = []
+        gains: list[tuple[int, float]] = []
+        losses: list[tuple[int, int, float]] = []
+        for stream in streams:
+            self._jump(draws, stream, spells[stream.sizes[0][0]], table, hours, rows_per_hour, push, found, gains, losses)
+        found.sort(key=lambda jump: (jump.row, jump.base))
+        return Jumped(tuple(found), tuple(gains), tuple(losses))
+
+    def _jump(
         self,
         draws: Draws,
-        spells: Sequence[Spells],
+        stream: _Stream,
+        spells: Spells,
+        table: list[float],
         hours: float,
-        rows_per_hour: float,
-        *,
-        together: bool,
-        factor: float = 1.0,
-    ) -> tuple[Jump, ...]:
-        """All jumps of a path. `spells`: of each coin (the same ones when regimes are shared); `factor` multiplies every rate."""
-        table = self.world.regimes.multipliers() if self.world.regimes else None
-        factors = [m.jumps for m in table] if table else [1.0, 1.0, 1.0]
+        rows_per_hour: int,
+        push: JumpPush,
+        found: list[Jump],
+        gains: list[tuple[int, float]],
+        losses: list[tuple[int, int, float]],
+    ) -> None:
+        """Adds the jumps of one stream, and what they say of the pushed law against the plain one."""
         rows = round(hours * rows_per_hour)
-        found: list[Jump] = []
-        common = self.world.jumps
-        if common is not None:
-            shared = happenings(draws, Purpose.JUMP_COMMON, "", common.rate * factor, spells[0], factors, hours) if together else []
-            for i, spec in enumerate(self.specs):
-                own = shared
-                if not together:
-                    own = happenings(draws, Purpose.JUMP_COMMON, self.bases[i], common.rate * factor, spells[i], factors, hours)
-                found += [
-                    Jump(min(rows - 1, int(at * rows_per_hour)), i, spec.jump_factor * (common.mean + common.deviation * normal))
-                    for at, normal, _ in own
-                ]
-        for i, spec in enumerate(self.specs):
-            if spec.jumps is not None:
-                own = happenings(draws, Purpose.JUMP_OWN, self.bases[i], spec.jumps.rate * factor, spells[i], factors, hours)
-                found += [
-                    Jump(min(rows - 1, int(at * rows_per_hour)), i, spec.jumps.mean + spec.jumps.deviation * normal)
-                    for at, normal, _ in own
-                ]
-        found.sort(key=lambda jump: (jump.row, jump.base))
-        return tuple(found)
+        # A rate changes with a row, as volatility does, so that what a row weighs is exact.
+        aligned = tuple((math.ceil(at * rows_per_hour) / rows_per_hour, state) for at, state in spells)
+        factors = table
+        if push.is_active:
+            until = push.rows / rows_per_hour
+            aligned = split(aligned, until, len(table))
+            factors = [level * push.factor if push.is_pushed else level for level in table] + table
+            ends = [at for at, _ in aligned[1:]] + [hours]
+            for (at, state), end in zip(aligned, ends, strict=True):
+                if state < len(table) and end > at:
+                    a_row = (push.factor - 1.0) * stream.rate * table[state] / rows_per_hour
+                    losses.append((round(at * rows_per_hour), round(end * rows_per_hour), a_row))
+        for at, normal, _ in happenings(draws, stream.purpose, stream.entity, stream.rate, aligned, factors, hours):
+            row = min(rows - 1, int(at * rows_per_hour))
+            if push.is_active and row < push.rows:
+                normal += stream.shift if push.is_pushed else 0.0
+                gains.append((row, math.log(push.factor) + stream.shift * normal - 0.5 * stream.shift**2))
+            found += [Jump(row, coin, mean + deviation * normal) for coin, mean, deviation in stream.sizes]
+
+
+def split(spells: Spells, hour: float, offset: int) -> Spells:
+    """The same spells, those from `hour` on with `offset` added to their number."""
+    before = tuple(spell for spell in spells if spell[0] < hour)
+    after = tuple((at, state + offset) for at, state in spells if at >= hour)
+    if before and (not after or after[0][0] > hour):
+        after = ((hour, before[-1][1] + offset), *after)
+    return before + after

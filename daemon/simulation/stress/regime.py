@@ -24,8 +24,11 @@ HAPPENINGS_MAX = 10_000
 Z95 = 1.6448536269514722  # the standard normal's 95th percentile
 
 
-def regime_spells(draws: Draws, regimes: Regimes | None, hours: float, entity: str = "") -> Spells:
-    """The regimes of a path, a continuous-time Markov chain: (hour it begins, regime), the first at 0."""
+def regime_spells(draws: Draws, regimes: Regimes | None, hours: float, entity: str = "", worsening: float = 1.0) -> Spells:
+    """The regimes of a path, a continuous-time Markov chain: (hour it begins, regime), the first at 0.
+
+    `worsening` multiplies the rates of moves to a worse regime (importance sampling, weighed by `worsening_log_ratio`).
+    """
     if regimes is None:
         return CALM_SPELLS
     stream = draws.stream(Purpose.REGIME, entity)
@@ -39,7 +42,9 @@ def regime_spells(draws: Draws, regimes: Regimes | None, hours: float, entity: s
     at = 0.0
     spells = [(at, state)]
     while len(spells) < SPELLS_MAX:
-        moves = regimes.moves.get(REGIMES[state], {})
+        moves = {
+            name: part * (worsening if REGIMES.index(name) > state else 1.0) for name, part in regimes.moves.get(REGIMES[state], {}).items()
+        }
         rate = sum(moves.values())
         if rate <= 0.0:
             break
@@ -55,6 +60,20 @@ def regime_spells(draws: Draws, regimes: Regimes | None, hours: float, entity: s
                 break
         spells.append((at, state))
     return tuple(spells)
+
+
+def worsening_log_ratio(spells: Spells, regimes: Regimes | None, hours: float, worsening: float) -> float:
+    """Log likelihood ratio of spells: the law with multiplied rates against the plain one."""
+    if regimes is None or worsening == 1.0:
+        return 0.0
+    total = 0.0
+    ends = [at for at, _ in spells[1:]] + [hours]
+    for k, ((at, state), end) in enumerate(zip(spells, ends, strict=True)):
+        worse = sum(part for name, part in regimes.moves.get(REGIMES[state], {}).items() if REGIMES.index(name) > state)
+        total -= (worsening - 1.0) * worse * (end - at)
+        if k + 1 < len(spells) and spells[k + 1][1] > state:
+            total += math.log(worsening)
+    return total
 
 
 def counts_of_rows(spells: Spells, rows: int, rows_per_hour: float) -> list[int]:

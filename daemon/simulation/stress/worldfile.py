@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from daemon.simulation.scenario import Duration, Gwei, Ratio, Usd
+from daemon.simulation.fields import Duration, Gwei, Ratio, Usd
 from daemon.simulation.strict_file import FileForm, Plain, Strict, Where, load_strict, read_strict, section
 from daemon.units import NS, parse_quantity
 
@@ -210,6 +210,7 @@ class RouteWorld(Strict):
     tail: Annotated[Duration, Field(gt=0)] | None = None
     stuck: Annotated[Share, Field(lt=0.04)] = 0.0
     exponential: PerHour | None = None
+    waits_finality: bool = True  # of its source chain: a finality delay adds to its transfers
     lock: Outage | None = None  # the route closes
     source: Source
 
