@@ -148,7 +148,10 @@ class Observer:
 
     def _market_values(self, state: MarketState) -> dict[str, float]:
         step = float(state.spec.step)
+        # dYdX has no mark price; where a venue has one, margin uses it.
+        mark = {"mark_price": state.mark} if self.world.scenario.venue.model == "hyperliquid" else {}
         return {
+            **mark,
             "oracle_price": state.oracle,
             "predicted_funding_rate": round(state.next_rate, 12),
             "open_interest": float(state.spec.open_interest),
@@ -243,7 +246,7 @@ class Observer:
         values = {
             "insurance_fund": round(exchange.insurance_fund, USDC_DIGITS),
             "withdrawals_open": float(exchange.withdrawals_open() and not self.world.halted),
-            "withdrawal_capacity": exchange.venue.withdrawal_capacity,
+            "withdrawal_capacity": round(exchange.withdrawal_capacity(), USDC_DIGITS),
         }
         return [Row(kind=Kind.VENUE, entity=self.venue, values=values)]
 

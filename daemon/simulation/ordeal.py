@@ -270,7 +270,7 @@ def describe_blow(blow: Blow) -> str:
     price = f" at {blow.price:,g}" if blow.price == blow.price else ""
     fills = f" in {blow.fills} fills over {show_duration((blow.until - blow.at) / NS)}" if blow.fills > 1 else ""
     cause = f" ({blow.cause})" if blow.cause else ""
-    return f"{blow.kind.replace('_', ' ')}{cause}: {what}{price}{fills}, {show(blow.loss_usd, 'USD')} lost against the oracle price"
+    return f"{blow.kind.replace('_', ' ')}{cause}: {what}{price}{fills}, {show(blow.loss_usd, 'USD')} lost by it"
 
 
 def describe_shock(shock: BaseModel) -> str:

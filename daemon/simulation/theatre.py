@@ -30,6 +30,7 @@ from daemon.units import NS, parse_iso, show
 from daemon.world.entities import Account, Kind, Route, Topology, Venue
 
 STARTED_NS = parse_iso("2026-02-03T00:00:00Z")  # where a scenario names no start: a course must not depend on today
+VALUED_AT = {"dydx-v4": ("oracle_price",), "hyperliquid": ("mark_price", "oracle_price")}  # what margin uses, the first known
 HISTORY_LEAST_H = 2  # hours of past of a world that nobody reads
 LATER = Answer(outcome=None)
 
@@ -95,7 +96,11 @@ def topology_of(scenario: Scenario, provides: Mapping[Kind, frozenset[str]] | No
         for name, route in scenario.routes.items()
     }  # fmt: skip
     return Topology(
-        venues={venue.name: Venue(id=venue.name, chain=venue.chain, provides=provides)},
+        venues={
+            venue.name: Venue(
+                id=venue.name, chain=venue.chain, model=venue.model, valued_at=VALUED_AT[venue.model], provides=provides
+            )
+        },
         accounts={account.id: account for account in accounts_of(scenario)},
         routes=routes,
     )
