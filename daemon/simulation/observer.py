@@ -259,10 +259,14 @@ class Observer:
 
 def _near(side: Sequence[Level]) -> list[tuple[float, float]]:
     """The levels of a side that can lie within 50 bps of mid, as floats."""
+    if not side:
+        return []
+    best = float(side[0][0])
+    low, high = best * (1.0 - NEAR), best * (1.0 + NEAR)
     found: list[tuple[float, float]] = []
     for price, size in side:
         level = float(price)
-        if found and abs(level / found[0][0] - 1.0) > NEAR:
+        if not low <= level <= high:
             break
         found.append((level, float(size)))
     return found
