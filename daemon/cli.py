@@ -290,6 +290,22 @@ def diff(
 
 
 @app.command()
+def margin(
+    book: Annotated[Path, typer.Option("--book", metavar="FILE", help="The book: accounts, buffers, routes.")],
+    output: Output = Format.TEXT,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Also write margin.json, margin.txt and margin.html.")] = None,
+) -> None:
+    """Say how far a book is from liquidation: liquidation prices, and what price, funding and delay do to them.
+
+    \b
+    Example: reefd margin --book config/books/example.yaml --out margin/
+
+    Exit codes: 0 computed; 1 the book has errors; 2 a missing or unreadable file, or a market without a price.
+    """
+    _finish(_job("margins", "margin")(book, json_format=output is Format.JSON, out=out))
+
+
+@app.command()
 def explain(
     runbook: Annotated[Path, typer.Argument(metavar="RUNBOOK", help="The runbook's file.")],
     recording: Recording,

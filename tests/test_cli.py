@@ -102,6 +102,7 @@ ONE_OF_EACH = {
                             "--random", "9", "--seed", "3", "--workers", "2", "--walk-forward", "3", "--objective", "runs", "--out", "o"],
     ("clustering", "sweep_on_cluster"): ["sweep", "a.yaml", "--set", "x=1,2", "--recording", "rec", "--cluster", "tcp://host:8786"],
     ("diffing", "diff"): ["diff", "old", "new", "--recording", "rec", "--account", "a.yaml", "--format", "json", "--limits", "l.yaml"],
+    ("margins", "margin"): ["margin", "--book", "b.yaml", "--format", "json", "--out", "o"],
     ("verifying", "verify_journal"): ["replay", "--journal", "state.db", "--verify", "--format", "json"],
     ("live", "run"): ["run", "--config", "c.yaml", "--dry-run", "--log", "json"],
     ("simulating", "sim"): ["sim", "--scenario", "s.yaml", "--port", "0", "--speed", "60", "--seed", "7"],
