@@ -291,10 +291,9 @@ class Surroundings:
             if oracle is None:
                 continue
             if oracle.late is not None:
-                for at, normal, _ in happenings(
-                    draws, Purpose.ORACLE_LATE, market, oracle.late.rate, of_driver("oracle", market), factors, hours
-                ):
-                    late.append(OracleFault(i, at, at + lasting_hours(oracle.late, normal), lag_h=oracle.late.by / HOUR_NS))
+                happened = happenings(draws, Purpose.ORACLE_LATE, market, oracle.late.rate, of_driver("oracle", market), factors, hours)
+                behind = merged((at, at + lasting_hours(oracle.late, normal)) for at, normal, _ in happened)
+                late += [OracleFault(i, since, until, lag_h=oracle.late.by / HOUR_NS) for since, until in behind]
             if oracle.wrong is not None:
                 for at, normal, u in happenings(
                     draws, Purpose.ORACLE_WRONG, market, oracle.wrong.rate, of_driver("oracle", market), factors, hours
