@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import collections
+import re
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,9 +21,10 @@ from daemon.errors import EdgeError, RunbookError, UnknownOutcome
 from daemon.simulation.bridges import FINAL, FLYING, Bridges, Refusal, TransferRequest, TransferState
 from daemon.simulation.chain import chain_status
 from daemon.simulation.faults import EmptyBlocks, SequencerStop
+from daemon.simulation.oracle_models import KINDS
 from daemon.simulation.requests import delay_ns, latency_ns
 from daemon.simulation.route_models import MODELS, RouteSpec
-from daemon.simulation.scenario import VenueSpec, parse_scenario
+from daemon.simulation.scenario import SHOCK_KINDS, VenueSpec, parse_scenario
 from daemon.simulation.world import World
 from daemon.units import DAY_NS, HOUR_NS, MINUTE_NS, NS
 from daemon.web.sim import SimulatedVenue, VenueClock
@@ -198,6 +201,18 @@ def test_a_route_without_a_chain_in_between_cannot_have_transfers_stuck() -> Non
     with pytest.raises(RunbookError, match="'cctp' has no chain in between"):
         parse_scenario(text(shocks="[{kind: route_stuck, route: cctp, for: 1m}]"), "x.yaml")
     assert world_of("  r: {model: skip-go-regular, from: arbitrum, to: dydx}\n", "[{kind: route_stuck, route: r, for: 1m}]")
+
+
+def test_every_model_kind_and_shock_is_documented_and_every_test_that_the_page_names_exists() -> None:
+    root = Path(__file__).resolve().parent
+    page = (root.parent / "docs/simulated-venue.md").read_text(encoding="utf-8")
+    missing = [name for name in (*MODELS, *KINDS, *SHOCK_KINDS) if f"`{name}`" not in page]
+    missing += [name for name in RouteSpec.model_fields if name not in ("source", "destination") and f"`{name}`" not in page]
+    assert not missing
+    named = re.findall(r"`(test_\w+)`", page)
+    written = "".join(path.read_text(encoding="utf-8") for path in root.glob("test_*.py"))
+    assert len(named) >= 15
+    assert [name for name in named if f"def {name}(" not in written] == []
 
 
 # --- states ----------------------------------------------------------------------------------------------------------------------------
@@ -588,7 +603,7 @@ def test_a_share_of_orders_is_refused_by_chance_and_each_id_keeps_its_answer() -
     assert sum(first) / 600 == pytest.approx(0.3, abs=4 * (0.21 / 600) ** 0.5)
     quote = account_of(world).quote
     assert quote != before
-    to(world, 15 * NS)  # inside the window of 20 blocks in which an id stands for its order
+    to(world, 15 * NS)  # inside the 20 blocks in which a client id counts once
     assert answers() == first
     assert account_of(world).quote == quote, "what was taken is not taken again"
 
@@ -636,11 +651,11 @@ async def test_errors_while_orders_land_answer_every_read_and_do_every_order() -
         "good_til": START + HOUR_NS,
     }  # fmt: skip
     assert (await wire.http.get("/v4/time")).status_code == 502
-    assert (await wire.http.post("/sim/orders", json=body)).status_code == 500
+    for _ in range(2):  # sent again it is a duplicate, and the answer is no better
+        assert (await wire.http.post("/sim/orders", json=body)).status_code == 502
     assert account_of(world).holdings["BTC-USD"].size == Decimal("0.9")
+    assert (await wire.http.post("/sim/cancel", json={})).status_code == 502
     assert (await wire.http.get(f"/sim/orders/{ADDRESS}/0/7")).status_code == 502
-    wire.gone_ns = 5 * NS  # inside the window of 20 blocks in which the id stands for its order
-    await wire.http.post("/sim/orders", json=body)
     wire.gone_ns = 38 * MINUTE_NS
     found = (await wire.http.get(f"/sim/orders/{ADDRESS}/0/7")).json()
     assert (found["status"], found["filled_size"]) == ("FILLED", "0.1")

@@ -49,10 +49,12 @@ _UNCAPPED = Fact("1_000_000_000 USD", "assumed: no limit that a buffer would mee
 _MIDDLE = "assumed: between the ends that the source gives"
 
 
-def _fast(title: str, eta: str, fee: str, fee_source: str = _CIRCLE_FEES) -> RouteModel:
+def _fast(
+    title: str, eta: str, fee: str, *, eta_source: str = f"{_CIRCLE_BLOCKS}: attestation", fee_source: str = _CIRCLE_FEES
+) -> RouteModel:
     """Circle's fast transfer out of one kind of chain."""
     facts = {
-        "eta": Fact(eta, f"{_CIRCLE_BLOCKS}: attestation"),
+        "eta": Fact(eta, eta_source),
         "p95": Fact("1m", "assumed: the mint waits for its transaction"),
         "longest": Fact("10m", ASSUMED),
         "fee": Fact(fee, fee_source),
@@ -149,8 +151,8 @@ MODELS: Mapping[str, RouteModel] = {
     "cctp-v2-fast": _fast("CCTP V2 fast out of Arbitrum, Base or OP", "8s", "1.3bps"),
     "cctp-v2-fast-ethereum": _fast("CCTP V2 fast out of Ethereum", "20s", "1bps"),
     "cctp-v2-fast-linea": _fast("CCTP V2 fast out of Linea", "8s", "11bps"),
-    "cctp-v2-fast-solana": _fast("CCTP V2 fast out of Solana", "8s", "1.3bps", "assumed: as the other cheap chains"),
-    "cctp-v2-fast-starknet": _fast("CCTP V2 fast out of Starknet", "20s", "14bps"),
+    "cctp-v2-fast-solana": _fast("CCTP V2 fast out of Solana", "8s", "1.3bps", fee_source="assumed: as the other cheap chains"),
+    "cctp-v2-fast-starknet": _fast("CCTP V2 fast out of Starknet", "20s", "14bps", eta_source="assumed: as Ethereum"),
     "cctp-standard": _standard("CCTP standard out of Ethereum, Arbitrum, Base or OP", "13m", "16m", "19m", _MIDDLE),
     "cctp-standard-fast-finality": _standard("CCTP standard out of Polygon, Avalanche or Sonic", "4s", "8s", "30s", _CIRCLE_BLOCKS),
     "cctp-standard-hyperevm": _standard("CCTP standard out of HyperEVM", "2s", "5s", "30s", _CIRCLE_BLOCKS),
@@ -199,6 +201,7 @@ MODELS: Mapping[str, RouteModel] = {
             "shortest": Fact("15s", ASSUMED),
             "eta": Fact("45s", f"assumed: under a minute, {_HL_DEPOSIT}"),
             "p95": Fact("10m", "a third-party guide"),
+            "longest": Fact("1h", ASSUMED),
             "gas": Fact("source", "the deposit is a transaction of Arbitrum"),
             "lost_below": Fact("5 USD", f"{_HL_DEPOSIT}: less is lost for ever"),
             "capacity": _UNCAPPED,

@@ -324,6 +324,9 @@ class SimulatedVenue:
                     if refusal is not None:
                         return refusal
                 response = await handler(request)
+                landed = self.world.error_status() if faulty and method == "POST" else None
+                if landed is not None:  # it was done all the same
+                    return _json(wire.print_errors("Internal Server Error"), landed)
             except WrongRequest as wrong:
                 response = _json({"errors": list(wrong.errors)}, wrong.status)
             response.headers.update(headers)

@@ -16,14 +16,16 @@ from numpy.typing import NDArray
 
 from daemon.errors import UserError
 from daemon.simulation.stress.draws import Bits, Draws
+from daemon.simulation.stress.future import Diffusion, Made, Past
+from daemon.simulation.stress.history import Residuals
 from daemon.simulation.stress.oracle import Oracles
 from daemon.simulation.stress.premium import Premiums, dydx_rates, hyperliquid_rates, sampled
-from daemon.simulation.stress.prices import PLAIN, Coins, Jump
+from daemon.simulation.stress.prices import Jump
 from daemon.simulation.stress.refine import cut, fine_index, straight
-from daemon.simulation.stress.regime import Spells, by_row, counts_of_rows, regime_spells, worsening_log_ratio
+from daemon.simulation.stress.regime import Spells, by_row, counts_of_rows
 from daemon.simulation.stress.surroundings import Adl, Fact, RouteLike, SpellsOf, Surroundings
-from daemon.simulation.stress.tilt import Push, Tilt, base_of
-from daemon.simulation.stress.worldfile import CALM, WorldSpec
+from daemon.simulation.stress.tilt import Tilt, base_of
+from daemon.simulation.stress.worldfile import CALM, OracleSpec, WorldSpec
 from daemon.units import HOUR_NS, MINUTE_NS, NS
 from daemon.world.margin import FUNDING_SAMPLES_AN_HOUR
 
@@ -83,6 +85,7 @@ class Path:
     spells: Spells
     scale: Floats  # factor on volatility: float64[rows], or [coins, rows] without dependence
     jumps: tuple[Jump, ...]
+    first: Floats  # premium at the start, float64[markets]
     surroundings: Surroundings
     drivers: SpellsOf  # regimes by what they drive: the shared ones, or its own without dependence
     draws: Draws
@@ -104,9 +107,15 @@ def venue_model(venue: str) -> str:
     return "hyperliquid" if venue.partition("#")[0] in ("hyperliquid", "hl") or venue.startswith("hyperliquid") else "dydx-v4"
 
 
+def _healthy(oracle: OracleSpec | None) -> OracleSpec | None:
+    """The same oracle without what can go wrong with it."""
+    return None if oracle is None else oracle.model_copy(update={"freeze": None, "late": None, "wrong": None})
+
+
 class PathSource:
     """Makes paths of one world for the markets of one book: a pure function of (world, seed, number).
 
+    `past`: what a world of model `history` draws from, its columns in the order of `markets`; such a world is not tilted (`is_tilted`).
     `models`: margin model by venue id; `margins`: (initial, maintenance) fraction by market id, for the clamp of dYdX funding. Raises
     UserError when the world has no law for one of the markets.
     """
@@ -123,6 +132,7 @@ class PathSource:
         seed: int,
         tilt: Tilt | None = None,
         dependence: bool = True,
+        past: Residuals | None = None,
         models: Mapping[str, str] | None = None,
         margins: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
@@ -133,8 +143,16 @@ class PathSource:
         unknown = sorted({base for base in bases if base not in world.assets and "default" not in world.assets})
         if unknown:
             raise UserError(f"world '{world.world}' has no asset {', '.join(unknown)}; add it, or an asset 'default'")
-        self.coins = Coins(world, tuple(dict.fromkeys(bases)))
-        self.coin_of = [self.coins.bases.index(base) for base in bases]
+        self.future: Diffusion | Past
+        if world.model == "history":
+            if world.history is None or past is None:
+                raise UserError(f"world '{world.world}' draws from a recorded past; give it one (--history DIR, or recording: in the file)")
+            self.future = Past(world, self.markets, past, rows=grid.steps, step_ns=grid.step_ns, dependence=dependence)
+            self.coin_of = list(range(len(self.markets)))
+        else:
+            coins = tuple(dict.fromkeys(bases))
+            self.future = Diffusion(world, coins, rows=grid.steps, step_ns=grid.step_ns, tilt=tilt, dependence=dependence)
+            self.coin_of = [coins.index(base) for base in bases]
         venues = [market.partition(":")[0] for market in self.markets]
         self.venues = {venue: (models or {}).get(venue, venue_model(venue)) for venue in venues}
         laws = [world.venues.get(self.venues[venue]) for venue in venues]  # type: ignore[call-overload]
@@ -142,7 +160,7 @@ class PathSource:
         self._premiums = Premiums(self.markets, [law.premium if law else None for law in laws], self.coin_of, grid.steps, self._step_s)
         self._oracles = Oracles(self.markets, [law.oracle if law else None for law in laws], grid.steps, grid.step_ns)
         specs = [world.asset(base) for base in bases]
-        self._market_of_coin = [self.coin_of.index(coin) for coin in range(len(self.coins.bases))]
+        self._market_of_coin = [self.coin_of.index(coin) for coin in range(len(self.future.bases))]
         self._spreads = [spec.spread for spec in specs]
         self._depths = [spec.depth for spec in specs]
         self._impact: Floats = np.array([law.premium.impact if law and law.premium else 0.0 for law in laws])
@@ -151,47 +169,24 @@ class PathSource:
         self._margins: Floats = np.array(fractions).reshape(-1, 2)
         self._is_dydx = np.array([self.venues[venue] == "dydx-v4" for venue in venues])
         self.surroundings = Surroundings(world, venues=self.venues, markets=self.markets, routes=routes, chains=chains, start=grid.start)
-        self._push = Push(tilt, self.coins, rows=grid.steps, step_ns=grid.step_ns, correlated=dependence) if tilt else None
         np.empty(_ROOM)  # allocated and given back at once, see _ROOM
         self._bits = Bits()
-        shape = (len(self.coins.bases), grid.steps)
-        self._normals, self._moves = np.empty(shape), np.empty(shape)
         self._shown = np.empty((len(self.markets), grid.steps))
-        self._is_plain_map = self.coin_of == list(range(len(self.coins.bases)))
+        self._is_plain_map = self.coin_of == list(range(len(self.future.bases)))
         first_hour = (grid.start // HOUR_NS + 1) * HOUR_NS
         self.funding_at: Ints = np.arange(first_hour, int(grid.at[-1]) + 1, HOUR_NS, dtype=np.int64)
         self._hour_rows: Ints = np.searchsorted(grid.at, self.funding_at, side="right")  # rows up to each full hour
         self._before_start = grid.rows_per_hour - int(self._hour_rows[0]) if len(self.funding_at) else 0
 
+    @property
+    def is_tilted(self) -> bool:
+        """True when paths carry weights."""
+        return self.tilt is not None and isinstance(self.future, Diffusion)
+
     def path(self, number: int) -> Path:
         """The path of a number."""
         draws = Draws(self._bits, seed=self.seed, path=number)
-        grid, coins = self.grid, self.coins
-        push = self._push
-        law = push.tilt.law(number) if push else "plain"
-        worsening = push.tilt.worsening if push and law == "worse" else 1.0
-        spells = regime_spells(draws, self.world.regimes, grid.hours, worsening=worsening)
-        own = self._own_spells(draws, spells, worsening)
-        coins.normals(draws, self._normals)
-        scale = self._scale(draws, own)
-        jumping = push.jumps(law) if push else PLAIN
-        jumped = coins.jumps(draws, own, grid.hours, grid.rows_per_hour, together=self.dependence, push=jumping)
-        log_ratio = None
-        if push is not None:
-            shares = push.steps(scale)
-            if law in ("move", "worse"):
-                push.apply(self._normals, shares)
-            worse = sum(
-                worsening_log_ratio(chain, self.world.regimes, grid.hours, push.tilt.worsening)
-                for chain in ([spells] if self.dependence else own)
-            )
-            log_ratio = push.log_ratio(self._normals, shares, jumped, worse)
-        coins.log_moves(self._normals, scale, self._step_s / 3600.0, self._moves, correlated=self.dependence)
-        for jump in jumped.jumps:
-            self._moves[jump.base, jump.row] += jump.size
-        path = self._assembled(draws, number, spells, scale, jumped.jumps)
-        path.log_ratio, path.pushed = log_ratio, law != "plain"
-        return path
+        return self._assembled(draws, number, self.future.make(draws, number))
 
     def refined(self, path: Path, stretches: Sequence[tuple[int, int]], step_ns: int) -> Path:
         """The same path with its rows in `stretches` ([low, high) of coarse rows) cut into rows `step_ns` apart.
@@ -206,12 +201,11 @@ class PathSource:
         if parts == 1 or not len(made.rows):
             return path
         at = path.at[made.row] - (parts - made.part) * step_ns
-        first = self._first_premium(path)
+        first = path.first
         starts = self.prices / (1.0 + first)
         walked = np.log(path.index / starts[:, None])[self._market_of_coin]
-        fine = fine_index(
-            path.draws, self.coins, made, walked, path.scale, path.jumps, self.grid.step_ns, correlated=self.dependence
-        ).reshape(len(self.coins.bases), -1)
+        fine = fine_index(path.draws, self.future, made, walked, path.scale, path.jumps, self.grid.step_ns)
+        fine = fine.reshape(len(self.future.bases), -1)
         in_cut = np.isin(made.row, made.rows)
         index = path.index[:, made.row]
         inside = made.inside
@@ -233,9 +227,29 @@ class PathSource:
         log_ratio = None if path.log_ratio is None else path.log_ratio[made.row]
         return replace(path, at=at, index=index, mid=mid, oracle=oracle, log_ratio=log_ratio, **taken)
 
-    def _first_premium(self, path: Path) -> Floats:
-        """The premium at the start of a path, float64[markets]."""
-        return self._premiums.first([path.drivers("premium", market)[0][1] for market in self.markets])
+    def warm_up(self, days: int) -> Path:
+        """A calm past of so many days that ends at the start, at the start prices: what windows of runbooks see before the first row.
+
+        No jumps, no outages, no weights; the same for every path. The regime is calm throughout.
+        """
+        world, rows = self.world, days * 24 * self.grid.rows_per_hour
+        venues = {
+            name: law.model_copy(update={"halt": None, "adl": None, "oracle": _healthy(law.oracle)}) for name, law in world.venues.items()
+        }
+        assets = {name: spec.model_copy(update={"jumps": None, "drift": 0.0}) for name, spec in world.assets.items()}
+        quiet = {"regimes": None, "jumps": None, "venues": venues, "assets": assets, "routes": {}, "chains": {}}
+        source = PathSource(
+            world.model_copy(update=quiet), markets=self.markets, prices=dict(zip(self.markets, self.prices.tolist(), strict=True)),
+            grid=Grid(start=self.grid.start - rows * self.grid.step_ns, step_ns=self.grid.step_ns, steps=rows), seed=self.seed,
+            dependence=self.dependence, past=self.future.past if isinstance(self.future, Past) else None, models=self.venues,
+            margins=dict(zip(self.markets, map(tuple, self._margins.tolist()), strict=True)),
+        )  # fmt: skip
+        path = source.path(-1)
+        factors = (self.prices / path.mid[:, -1])[:, None]
+        mid = path.mid * factors
+        mid[:, -1] = self.prices
+        index = path.index * factors
+        return replace(path, mid=mid, index=index, oracle=path.oracle * factors)
 
     def _stood(self, path: Path, starts: Floats) -> NDArray[np.bool_]:
         """True where the oracle did not move from the row before: bool[markets, rows]."""
@@ -243,26 +257,14 @@ class PathSource:
         found: NDArray[np.bool_] = before == path.oracle
         return found
 
-    def _own_spells(self, draws: Draws, shared: Spells, worsening: float) -> list[Spells]:
-        """The regimes of each coin: the shared ones, or its own without dependence."""
-        if self.dependence or self.world.regimes is None:
-            return [shared] * len(self.coins.bases)
-        return [regime_spells(draws, self.world.regimes, self.grid.hours, f"price:{base}", worsening) for base in self.coins.bases]
-
-    def _scale(self, draws: Draws, own: Sequence[Spells]) -> Floats:
-        grid, bases = self.grid, self.coins.bases
-        if self.dependence:
-            return self.coins.scale(draws, "", own[0], grid.steps, grid.rows_per_hour)
-        parts = [self.coins.scale(draws, base, own[i], grid.steps, grid.rows_per_hour) for i, base in enumerate(bases)]
-        return np.stack(parts)
-
-    def _assembled(self, draws: Draws, number: int, spells: Spells, scale: Floats, jumps: tuple[Jump, ...]) -> Path:
-        """The path whose log moves stand in `_moves`."""
-        grid, rows = self.grid, self.grid.steps
+    def _assembled(self, draws: Draws, number: int, made: Made) -> Path:
+        grid, rows, spells, walked = self.grid, self.grid.steps, made.spells, made.walked
         of_driver = self.surroundings.drivers(draws, spells, self.dependence, grid.hours)
-        by_market = [of_driver("premium", market) for market in self.markets]
-        walked = np.cumsum(self._moves, axis=1, out=self._normals)
-        first, premium = self._premiums.draw(draws, by_market, walked) if self._premiums.any else (np.zeros(len(self.markets)), None)
+        first, premium = np.zeros(len(self.markets)), made.premium
+        if made.first is not None:
+            first = made.first
+        elif self._premiums.any:
+            first, premium = self._premiums.draw(draws, [of_driver("premium", market) for market in self.markets], walked)
         events = self.surroundings.events(draws, of_driver, grid.hours)
         logs = walked if self._is_plain_map else walked[self.coin_of]
         index = np.exp(logs)
@@ -277,12 +279,13 @@ class PathSource:
         funding = self._funding(first, premium, halts)
         regime = np.repeat(np.array([state for _, state in spells], dtype=np.int8), counts_of_rows(spells, rows, grid.rows_per_hour))
         spread, depth = self._books(of_driver)
-        for array in (regime, index, mid, oracle, spread, depth, funding, scale):
+        for array in (regime, index, mid, oracle, spread, depth, funding, made.scale):
             array.flags.writeable = False
         return Path(
             number=number, at=grid.at, regime=regime, mid=mid, oracle=oracle, index=index, spread=spread, depth=depth, funding=funding,
-            funding_at=self.funding_at, facts=events.facts, halted=halts, adl=events.adl, log_ratio=None, pushed=False, spells=spells,
-            scale=scale, jumps=jumps, surroundings=self.surroundings, drivers=of_driver, draws=draws,
+            funding_at=self.funding_at, facts=events.facts, halted=halts, adl=events.adl,
+            log_ratio=made.log_ratio, pushed=made.pushed, spells=spells,
+            scale=made.scale, jumps=made.jumps, first=first, surroundings=self.surroundings, drivers=of_driver, draws=draws,
         )  # fmt: skip
 
     def _books(self, of_driver: SpellsOf) -> tuple[Floats, Floats]:

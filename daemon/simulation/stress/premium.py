@@ -126,7 +126,7 @@ class Premiums:
         self._walk = np.empty((len(order), self.knots, self.per_knot))
         self._knot_rows = np.minimum(np.arange(1, self.knots + 1) * self.per_knot, rows) - 1
 
-    def first(self, states: Sequence[int]) -> Floats:
+    def starts(self, states: Sequence[int]) -> Floats:
         """The premium at the start of a path, its regime's mean: float64[markets]. `states`: the regime of each market at the start."""
         first = np.zeros(len(self.markets))
         for group in self.groups:
@@ -139,7 +139,7 @@ class Premiums:
 
         `spells`: of each market; `walked`: log of the coins' index over its start, by row.
         """
-        first = self.first([own[0][1] for own in spells])
+        first = self.starts([own[0][1] for own in spells])
         pushed = np.diff(walked[:, self._knot_rows], axis=1, prepend=0.0) if self.any_response else None
         shared = all(own is spells[0] for own in spells)
         for group in self.groups:

@@ -70,13 +70,13 @@ class Coins:
     """The laws of the coins of one world, as arrays: made once, then only read."""
 
     def __init__(self, world: WorldSpec, bases: Sequence[str]) -> None:
-        self.world = world
         self.bases = tuple(bases)
-        specs = [world.asset(base) for base in self.bases]
-        self.specs = specs
-        self.volatility: Floats = np.array([spec.volatility for spec in specs])
-        self.drift: Floats = np.array([spec.drift for spec in specs])
+        self.specs = [world.asset(base) for base in self.bases]
+        self.regimes, self.common = world.regimes, world.jumps
+        self.volatility: Floats = np.array([spec.volatility for spec in self.specs])
+        self.drift: Floats = np.array([spec.drift for spec in self.specs])
         self.correlation: Floats = np.array([[world.correlation(a, b) for b in self.bases] for a in self.bases])
+        self.dof = world.copula.dof if world.copula else None
         try:
             self.lower: Floats = np.linalg.cholesky(self.correlation).astype(np.float64)
         except np.linalg.LinAlgError:
@@ -85,7 +85,6 @@ class Coins:
                 f"the correlations of {names} in world '{world.world}' contradict each other (the matrix is not positive definite); "
                 "bring the pairs closer together"
             ) from None
-        self.dof = world.copula.dof if world.copula else None
 
     def mixing(self, draws: Draws, entity: str, hours: int) -> Floats | None:
         """The factor of each hour's moves, mean square 1: float64[hours]; None when hours are normal."""
@@ -99,12 +98,12 @@ class Coins:
         """The factor on volatility of each row: float64[rows]."""
         hours = -(-rows // rows_per_hour)
         mixing = self.mixing(draws, entity, hours)
-        if self.world.regimes is None or len(spells) == 1:
-            level = 1.0 if self.world.regimes is None else self.world.regimes.multipliers()[spells[0][1]].volatility
+        if self.regimes is None or len(spells) == 1:
+            level = 1.0 if self.regimes is None else self.regimes.multipliers()[spells[0][1]].volatility
             if mixing is None:
                 return np.full(rows, level)
             return np.repeat(mixing * level, rows_per_hour)[:rows]
-        factors = [m.volatility for m in self.world.regimes.multipliers()]
+        factors = [m.volatility for m in self.regimes.multipliers()]
         scale = by_row(factors, spells, counts_of_rows(spells, rows, rows_per_hour))
         if mixing is not None:
             scale *= np.repeat(mixing, rows_per_hour)[:rows]
@@ -130,16 +129,16 @@ class Coins:
 
     def jumps(self, draws: Draws, spells: Sequence[Spells], hours: float, rows_per_hour: int, *, together: bool, push: JumpPush) -> Jumped:
         """All jumps of a path. `spells`: of each coin (the same ones when regimes are shared); `together`: common jumps hit all at once."""
-        world = self.world
-        table = [m.jumps for m in world.regimes.multipliers()] if world.regimes else [1.0, 1.0, 1.0]
+        common = self.common
+        table = [m.jumps for m in self.regimes.multipliers()] if self.regimes else [1.0, 1.0, 1.0]
         coins = range(len(self.bases))
         streams: list[_Stream] = []
-        if world.jumps is not None:
-            sizes = [(i, self.specs[i].jump_factor * world.jumps.mean, self.specs[i].jump_factor * world.jumps.deviation) for i in coins]
+        if common is not None:
+            sizes = [(i, self.specs[i].jump_factor * common.mean, self.specs[i].jump_factor * common.deviation) for i in coins]
             if together:
-                streams.append(_Stream(Purpose.JUMP_COMMON, "", world.jumps.rate, push.shift, sizes))
+                streams.append(_Stream(Purpose.JUMP_COMMON, "", common.rate, push.shift, sizes))
             else:
-                streams += [_Stream(Purpose.JUMP_COMMON, self.bases[i], world.jumps.rate, push.shift, [sizes[i]]) for i in coins]
+                streams += [_Stream(Purpose.JUMP_COMMON, self.bases[i], common.rate, push.shift, [sizes[i]]) for i in coins]
         for i in coins:
             own = self.specs[i].jumps
             if own is not None:

@@ -10,16 +10,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from daemon.simulation.stress.draws import Draws, Purpose
-from daemon.simulation.stress.prices import YEAR_H, Coins, Jump
+from daemon.simulation.stress.prices import YEAR_H, Jump
 from daemon.units import HOUR_NS
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+
+
+class Bridged(Protocol):
+    """What a bridge needs to know of the prices: names, yearly volatilities, and the Cholesky factor of the correlation."""
+
+    bases: tuple[str, ...]
+    volatility: Floats
+    lower: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +59,18 @@ def cut(rows: int, stretches: Sequence[tuple[int, int]], parts: int) -> Cut:
     return Cut(rows=np.flatnonzero(chosen), parts=parts, row=row, part=part)
 
 
-def fine_index(
-    draws: Draws, coins: Coins, made: Cut, walked: Floats, scale: Floats, jumps: Sequence[Jump], step_ns: int, *, correlated: bool
-) -> Floats:
+def fine_index(draws: Draws, future: Bridged, made: Cut, walked: Floats, scale: Floats, jumps: Sequence[Jump], step_ns: int) -> Floats:
     """Log of the coins' index over its start in the cut rows: float64[bases, cut rows, parts]; the last part is the coarse row's own.
 
     `walked`: float64[bases, rows], log of the index over its start by coarse row.
     """
-    bases, count, parts = len(coins.bases), len(made.rows), made.parts
+    bases, count, parts = len(future.bases), len(made.rows), made.parts
     normals = np.empty((bases, count, parts))
-    for i, base in enumerate(coins.bases):
+    for i, base in enumerate(future.bases):
         for k, row in enumerate(made.rows.tolist()):
             draws.normals(Purpose.BRIDGE, base, normals[i, k], block=row)
-    mix = coins.lower if correlated else np.eye(bases)
     root = math.sqrt(step_ns / HOUR_NS / YEAR_H / parts)
-    steps = np.einsum("ik,krp->irp", mix * (coins.volatility * root)[:, None], normals)
+    steps = np.einsum("ik,krp->irp", future.lower * (future.volatility * root)[:, None], normals)
     steps *= (scale[:, made.rows] if scale.ndim == 2 else scale[made.rows])[..., None]
     walks = np.cumsum(steps, axis=2)
     before = np.where(made.rows > 0, walked[:, made.rows - 1], 0.0)

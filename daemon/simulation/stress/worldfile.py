@@ -246,11 +246,16 @@ class ChainWorld(Strict):
 
 
 class HistorySpec(Strict):
-    """How a recorded past is drawn from: EWMA decay an hour, mean length of a block, and the folder of the recording."""
+    """How a recorded past is drawn from: EWMA decay an hour, mean length of a block, and the folder of the recording.
+
+    The regime of an hour is that of the volatility the path has reached, against its median in the past.
+    """
 
     decay: Annotated[Number, Field(gt=0, lt=1)] = 0.97
     block: Annotated[Duration, Field(ge=3600 * NS)] = 24 * 3600 * NS
     recording: str | None = None
+    stressed_above: Annotated[Factor, Field(gt=0)] = 1.5  # times the median volatility
+    crisis_above: Annotated[Factor, Field(gt=0)] = 3.0
     source: Source
 
 
