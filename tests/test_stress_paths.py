@@ -247,7 +247,7 @@ def test_happenings_follow_the_rate_of_their_regime() -> None:
     assert expected == pytest.approx(0.05 * 40 + 1.0 * 10)
     counts, inside = [], 0
     for number in range(2000):
-        found = happenings(Draws(Bits(), seed=1, path=number), Purpose.ADL, "x", 0.05, spells, factors, 100.0)
+        found = happenings(Draws(Bits(), seed=1, path=number), Purpose.ADL, "x", 0.05, spells, factors, 100.0, expected)
         counts.append(len(found))
         inside += sum(40.0 <= at < 50.0 for at, _, _ in found)
         assert all(at < 50.0 for at, _, _ in found)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from daemon.errors import UserError
 from daemon.simulation.stress.draws import Draws, Purpose
-from daemon.simulation.stress.regime import Spells, by_row, counts_of_rows, happenings
+from daemon.simulation.stress.regime import Spells, by_row, counts_of_rows, exposure, happenings
 from daemon.simulation.stress.worldfile import WorldSpec
 
 Floats = NDArray[np.float64]
@@ -141,7 +141,7 @@ class Coins:
                 streams += [_Stream(Purpose.JUMP_COMMON, self.bases[i], common.rate, push.shift, [sizes[i]]) for i in coins]
         for i in coins:
             own = self.specs[i].jumps
-            if own is not None:
+            if own is not None and own.rate > 0.0:
                 streams.append(_Stream(Purpose.JUMP_OWN, self.bases[i], own.rate, 0.0, [(i, own.mean, own.deviation)]))
         found: list[Jump] = []
         gains: list[tuple[int, float]] = []
@@ -178,7 +178,8 @@ class Coins:
                 if state < len(table) and end > at:
                     a_row = (push.factor - 1.0) * stream.rate * table[state] / rows_per_hour
                     losses.append((round(at * rows_per_hour), round(end * rows_per_hour), a_row))
-        for at, normal, _ in happenings(draws, stream.purpose, stream.entity, stream.rate, aligned, factors, hours):
+        total = exposure(stream.rate, aligned, factors, hours)
+        for at, normal, _ in happenings(draws, stream.purpose, stream.entity, stream.rate, aligned, factors, hours, total):
             row = min(rows - 1, int(at * rows_per_hour))
             if push.is_active and row < push.rows:
                 normal += stream.shift if push.is_pushed else 0.0
