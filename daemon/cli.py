@@ -61,6 +61,20 @@ class Goal(StrEnum):
     FALSE_ALARMS = "false_alarms"
 
 
+class Rare(StrEnum):
+    """Whether rare liquidations are looked for by importance sampling."""
+
+    AUTO = "auto"
+    OFF = "off"
+
+
+class Switch(StrEnum):
+    """On or off."""
+
+    ON = "on"
+    OFF = "off"
+
+
 class Log(StrEnum):
     """How the daemon logs: one JSON object a line, or columns for a terminal."""
 
@@ -84,6 +98,7 @@ ScenarioName = Annotated[str, typer.Argument(metavar="NAME", help="A name of ree
 Recording = Annotated[Path, typer.Option("--recording", metavar="DIR", help="A recording made by reefd import.")]
 
 DEFAULT_CONFIG = Path("config/reefd.yaml")
+DEFAULT_RUNBOOKS = Path("runbooks")
 DEFAULT_SCENARIO = Path("config/scenarios/demo.yaml")
 
 
@@ -258,13 +273,57 @@ def sweep(
     }  # fmt: skip
     if cluster is None:
         _finish(_job("sweeping", "sweep")(runbook, **options))
+    _finish(_installed(lambda: _job("clustering", "sweep_on_cluster"))(runbook, cluster=cluster, **options))
+
+
+def _installed(load: Callable[[], Callable[..., int]]) -> Callable[..., int]:
+    """A job that takes a cluster, where the extra is installed."""
     try:
-        job = _job("clustering", "sweep_on_cluster")
+        return load()
     except ModuleNotFoundError as error:
         if error.name != "distributed":
             raise
         raise UserError("--cluster needs the module distributed; install it with: pip install 'reefd[cluster]'") from error
-    _finish(job(runbook, cluster=cluster, **options))
+
+
+@app.command()
+def stress(
+    book: Annotated[str, typer.Option("--book", metavar="FILE|live", help="The book: accounts, positions, buffers, routes.")],
+    world: Annotated[list[str], typer.Option("--world", metavar="FILE", help="The world; several make a report each.")],
+    more: Annotated[list[str] | None, typer.Argument(metavar="[FILE...]", help="Further worlds, as a shell expands them.")] = None,
+    paths: Annotated[int, typer.Option("--paths", metavar="N", min=1, help="How many futures.")] = 10_000,
+    horizon: Annotated[str, typer.Option("--horizon", metavar="DURATION", help="How far they go: whole hours, 1h to 92d.")] = "7d",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of every draw.")] = 0,
+    runbooks: Annotated[Path, typer.Option("--runbooks", metavar="PATH", help="A file or a folder of them.")] = DEFAULT_RUNBOOKS,
+    no_runbooks: Annotated[bool, typer.Option("--no-runbooks", help="Nobody acts: the book alone.")] = False,
+    limits: Annotated[Path | None, typer.Option("--limits", metavar="FILE", help="House limits to apply; none when absent.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", metavar="N", min=1, help="Processes; as many as cores when absent.")] = None,
+    cluster: Annotated[str | None, typer.Option("--cluster", metavar="tcp://HOST:PORT", help="A Dask scheduler in their place.")] = None,
+    rare: Annotated[Rare, typer.Option("--rare", help="auto looks for rare liquidations where plain paths see too few.")] = Rare.AUTO,
+    dependence: Annotated[Switch, typer.Option("--dependence", help="off: what independence would have claimed.")] = Switch.ON,
+    leave_one_out: Annotated[Switch, typer.Option("--leave-one-out", help="Play again without each runbook that ran.")] = Switch.ON,
+    output: Output = Format.TEXT,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Also write stress.json, paths.parquet, stress.html.")] = None,
+    config: Config = DEFAULT_CONFIG,
+    engine: ExecutedBy = EngineChoice.AUTO,
+) -> None:
+    """Play a book through thousands of futures, with its runbooks and without: who is liquidated, what it costs, whom it harms.
+
+    \b
+    Example: reefd stress --book config/books/example.yaml --world config/worlds/calm.yaml --paths 2000 --horizon 7d
+
+    The same seed gives the same figures, whatever the number of workers.
+    Exit codes: 0 played; 1 the book, a world or a runbook has errors; 2 wrong usage, a missing file, an unreachable cluster.
+    """
+    options = {
+        "book": book, "worlds": [*world, *(more or ())], "runbooks": None if no_runbooks else runbooks, "limits": limits, "paths": paths,
+        "horizon": horizon, "seed": seed, "workers": workers, "rare": rare is Rare.AUTO, "dependence": dependence is Switch.ON,
+        "leave_one_out": leave_one_out is Switch.ON, "json_format": output is Format.JSON, "out": out, "config": config,
+        "engine": engine.value,
+    }  # fmt: skip
+    if cluster is None:
+        _finish(_job("stressing", "stress")(**options))
+    _finish(_installed(lambda: _job("clustering", "stress_on_cluster"))(cluster=cluster, **options))
 
 
 @app.command()
@@ -287,6 +346,22 @@ def diff(
     job = _job("diffing", "diff")
     as_json = output is Format.JSON
     _finish(job(old, new, recording=recording, account=account, json_format=as_json, limits=limits, engine=engine.value))
+
+
+@app.command()
+def margin(
+    book: Annotated[Path, typer.Option("--book", metavar="FILE", help="The book: accounts, buffers, routes.")],
+    output: Output = Format.TEXT,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Also write margin.json, margin.txt and margin.html.")] = None,
+) -> None:
+    """Say how far a book is from liquidation: liquidation prices, and what price, funding and delay do to them.
+
+    \b
+    Example: reefd margin --book config/books/example.yaml --out margin/
+
+    Exit codes: 0 computed; 1 the book has errors; 2 a missing or unreadable file, or a market without a price.
+    """
+    _finish(_job("margins", "margin")(book, json_format=output is Format.JSON, out=out))
 
 
 @app.command()

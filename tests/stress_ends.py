@@ -21,6 +21,7 @@ def end(
             pnl_usd=pnl, margin_ratio_max=1.2 if gone else 0.5, worst_equity_usd=40_000.0 + pnl, liquidated_at=at if gone else FOREVER,
             first_account="dydx" if gone else "", liquidations=int(gone), in_80_at=at - HOUR_NS if gone else FOREVER,
             needed_usd=LIQUIDATED_BELOW - pnl if gone else 0.0, fees_usd=fees, turnover_usd=1_000.0 * len(runs), runs=runs,
+            weight_log=weight_log,
         )  # fmt: skip
 
     runs = {"margin-low": 1} if without < -10_000.0 else {}

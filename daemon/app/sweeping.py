@@ -5,23 +5,18 @@ from __future__ import annotations
 import json
 import math
 import os
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import polars as pl
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from daemon.app.execution import PLAIN_US_A_ROW, Choice, Execution
+from daemon.app.pool import Pool, progress_bar
 from daemon.app.replaying import house_limits, recorded_course, require_history
 from daemon.engine.limits import HouseLimits
 from daemon.errors import Diagnostic, RunbookError, UserError
@@ -115,20 +110,13 @@ def sweep(
     room = room_of(job)  # here first: what is wrong with the files is told once, and by this process
     loaded = time.perf_counter()
     count = min(workers or _workers(room, len(cells)), len(cells))
-    with _progress(len(cells)) as progress:
-        if executor is not None:
-            tallies = _spread(executor, job, cells, count, progress)
-        elif count == 1:
-            tallies = _kept(play_batch(job, cells, progress))
-        else:
-            _kept(play_batch(job, cells[:1]))  # what is compiled, and what cannot be, is known before the workers begin
-            with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_die_on_interrupt) as pool:
-                try:
-                    tallies = _spread(pool, job, cells, count, progress)
-                except KeyboardInterrupt:
-                    for child in active_children():
-                        child.terminate()  # a batch takes minutes, and nobody waits for it any more
-                    raise
+    if executor is None and count > 1:
+        _kept(play_batch(job, cells[:1]))  # what is compiled, and what cannot be, is known before the workers begin
+    size = max(1, min(BATCH_MAX, math.ceil(len(cells) / (count * BATCHES_A_WORKER))))
+    batches = [tuple(cells[at : at + size]) for at in range(0, len(cells), size)]
+    with progress_bar("sweeping", len(cells)) as progress, Pool(count, executor) as pool:
+        played = pool.spread(play_batch, job, batches, progress=progress, look=_kept)
+    tallies = tuple(tally for batch in played for tally in _kept(batch))
     ended = time.perf_counter()
     findings = Findings(
         study=Study(
@@ -211,11 +199,6 @@ def _workers(room: Room, cells: int) -> int:
     return 1 if cells * (CELL_S + rows * us_a_row / 1e6) < ALONE_S_MAX else os.cpu_count() or 1
 
 
-def _die_on_interrupt() -> None:
-    """In a worker: Ctrl-C reaches the whole group, and this process has nothing to put away."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 # --- one process --------------------------------------------------------------------------------------------------------------
 
 
@@ -251,7 +234,7 @@ def play_cell(course: Course, runbooks: Sequence[Runbook], *, execution: Executi
 
 
 def play_batch(
-    job: Job, cells: Sequence[Cell], progress: Callable[[int], None] | None = None
+    job: Job, cells: tuple[Cell, ...]
 ) -> tuple[tuple[tuple[Tally, ...], ...], tuple[Diagnostic, ...]]:
     """What each cell came to on each part; where a cell's values go wrong together, the mistakes instead."""
     room = room_of(job)
@@ -264,8 +247,6 @@ def play_batch(
         found.append(
             tuple(ground.tally(play_cell(ground.course, books, execution=room.execution, house=room.house)) for ground in room.grounds)
         )
-        if progress is not None:
-            progress(1)
     return tuple(found), ()
 
 
@@ -273,32 +254,6 @@ def _kept(batch: tuple[tuple[tuple[Tally, ...], ...], tuple[Diagnostic, ...]]) -
     if batch[1]:
         raise RunbookError(batch[1])
     return batch[0]
-
-
-def _spread(
-    executor: Executor, job: Job, cells: Sequence[Cell], workers: int, progress: Callable[[int], None] | None
-) -> tuple[tuple[Tally, ...], ...]:
-    """The cells in batches over an executor; what comes back is in their order, whoever played them."""
-    size = max(1, min(BATCH_MAX, math.ceil(len(cells) / (workers * BATCHES_A_WORKER))))
-    batches = [tuple(cells[at : at + size]) for at in range(0, len(cells), size)]
-    futures: list[Future[tuple[tuple[tuple[Tally, ...], ...], tuple[Diagnostic, ...]]]] = []
-    try:
-        futures = [executor.submit(play_batch, job, batch) for batch in batches]
-        sizes = dict(zip(futures, map(len, batches), strict=True))
-        for future in as_completed(futures):
-            _kept(future.result())
-            if progress is not None:
-                progress(sizes[future])
-        return tuple(tallies for future in futures for tallies in _kept(future.result()))
-    except KeyboardInterrupt:
-        if isinstance(executor, ProcessPoolExecutor):
-            futures = []  # its processes are ended, which tells each of them
-        raise
-    except BrokenProcessPool as error:
-        raise UserError("a worker ended before its cells were played, out of memory perhaps; take fewer --workers") from error
-    finally:
-        for future in futures:
-            future.cancel()
 
 
 # --- what is told -------------------------------------------------------------------------------------------------------------
@@ -337,16 +292,3 @@ def _write(out: Path, findings: Findings, document: str) -> None:
         pl.DataFrame(rows).write_parquet(out / "cells.parquet")
     except OSError as error:
         raise UserError(f"{error.filename or out}: cannot be written: {(error.strerror or str(error)).lower()}") from error
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None] | None]:
-    """A progress bar on a terminal; nothing elsewhere."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield None
-        return
-    columns = (TextColumn("sweeping"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("cells", total=total)
-        yield lambda cells: bar.advance(task, cells)

@@ -59,6 +59,21 @@ class Transition:
     wake_at: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """The cold side of an engine at one instant."""
+
+    cold: Cold
+    library: Mapping[str, Runbook]
+    now: int
+    reacted_at: int
+    cold_due: int
+    watched: frozenset[tuple[Kind, str]]
+    waits: bool
+    dead: frozenset[str]
+    lost: bool
+
+
 class Engine:
     """The only stateful class of the core: hot state, cold state, and the runbook versions they refer to."""
 
@@ -377,6 +392,21 @@ class Engine:
         self._restored = True
 
     # --- looking in ---------------------------------------------------------------------------------------------------
+
+    def mark(self) -> Mark:
+        """The cold side as it stands, to `go_back` to; the hot side remembers for itself."""
+        return Mark(
+            cold=self.cold.copied(), library=dict(self._library), now=self._now, reacted_at=self._reacted_at, cold_due=self._cold_due,
+            watched=self._watched, waits=self._waits, dead=self._dead, lost=self._lost,
+        )  # fmt: skip
+
+    def go_back(self, mark: Mark) -> None:
+        """As it stood at a mark: for worlds that begin alike and are played one after the other."""
+        self.cold = mark.cold.copied()
+        self._library = dict(mark.library)
+        self._now, self._reacted_at, self._cold_due = mark.now, mark.reacted_at, mark.cold_due
+        self._watched, self._waits, self._dead, self._lost = mark.watched, mark.waits, mark.dead, mark.lost
+        self.hot.watch(self._watched)
 
     def unsettled(self) -> tuple[Action, ...]:
         """Actions whose outcome is not known for certain: what a start has to look up before anything else."""

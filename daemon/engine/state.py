@@ -7,7 +7,7 @@ Frozen items in plain dictionaries, so that `codec.encode_as(cold, Cold)` is the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from typing import Literal
 
@@ -233,6 +233,15 @@ class Cold:
     halted: str = ""  # why everything is halted; empty when it is not
     commands: dict[str, int] = field(default_factory=dict)  # command id -> at, latest 10,000
     timers: dict[str, int] = field(default_factory=dict)  # calendar timer -> latest due taken
+
+    def copied(self) -> Cold:
+        """The same state, apart from this one: what it holds is frozen, so its dictionaries are all there is to copy."""
+        made = replace(self)
+        for each in fields(made):
+            held = getattr(made, each.name)
+            if isinstance(held, dict):
+                setattr(made, each.name, dict(held))
+        return made
 
     def active_runs(self, runbook: str, entity: str) -> list[Run]:
         """Runs of one instance that have not ended, oldest first."""

@@ -69,7 +69,7 @@ def figures(
         "without": _side(without, weights, subject.horizon_ns, tally),
         **_harm(tally, weights, subject.harm_above_usd),
         "cash": _cash(tally, weights, subject.book),
-        "from_80_to_liquidation": _from_80(tally, weights, subject.book),
+        "from_80_to_liquidation": _from_80(tally, subject.book),
         "premium": _premium(tally, weights),
         "runs": _runs(tally, weights),
         "leave_one_out": _left_out(tally, left_out or {}, subject.horizon_ns),
@@ -98,11 +98,11 @@ def looks(horizon_ns: int) -> dict[str, int]:
 
 
 def _side(side: SideColumns, weights: Floats, horizon_ns: int, tally: Tally) -> Json:
-    liquidated = side.liquidated_at <= horizon_ns
+    liquidated, known = side.liquidated_at <= horizon_ns, side.weights
     worst = int(np.argmin(side.pnl_usd)) if len(weights) else -1
     return {
-        "liquidation_probability": _known(estimates.probability(liquidated, weights).value),
-        "liquidation": {name: _p(side.liquidated_at <= at, weights) for name, at in looks(horizon_ns).items()},
+        "liquidation_probability": _known(estimates.probability(liquidated, known).value),
+        "liquidation": {name: _p(side.liquidated_at <= at, known) for name, at in looks(horizon_ns).items()},
         "liquidated_paths": int(np.count_nonzero(liquidated)),
         "accounts_liquidated": _known(estimates.mean(side.liquidations.astype(np.float64), weights)),
         "pnl_usd": _pnl(side.pnl_usd, weights),
@@ -199,7 +199,7 @@ def _cash(tally: Tally, weights: Floats, book: Book) -> list[Json]:
         needed, weighed = without.needed_usd[hit], weights[hit]
         at = without.liquidated_at[hit].astype(np.float64)
         usd = dict(zip(COVERED, estimates.quantiles(needed, weighed, COVERED), strict=True))
-        soonest = dict(zip(COVERED, estimates.quantiles(at, weighed, [1.0 - share for share in COVERED]), strict=True))
+        soonest = dict(zip(COVERED, estimates.quantiles(at, without.weights[hit], [1.0 - share for share in COVERED]), strict=True))
         ways = routes_into(book, account)
         rows.append(
             {
@@ -228,12 +228,12 @@ def _cash(tally: Tally, weights: Floats, book: Book) -> list[Json]:
     return rows
 
 
-def _from_80(tally: Tally, weights: Floats, book: Book) -> Json:
+def _from_80(tally: Tally, book: Book) -> Json:
     """How long it takes from a margin ratio of 80 % to liquidation, without runbooks, and how often each route is faster than that."""
     without = tally.without
     hit = (without.liquidated_at < FOREVER) & (without.in_80_at < FOREVER)
     taken = (without.liquidated_at[hit] - without.in_80_at[hit]) / NS
-    weighed = weights[hit]
+    weighed = without.weights[hit]
     levels = _levels(taken, weighed, {"p01": 0.01, "p05": 0.05, "p50": 0.5, "p95": 0.95})
     ways = []
     for route in book.routes:
@@ -275,14 +275,14 @@ def _runs(tally: Tally, weights: Floats) -> Json:
 def _left_out(tally: Tally, left_out: Mapping[str, Tally], horizon_ns: int) -> Json:
     """By runbook: the figures had it been left out, and what it contributes: all less all but it."""
     weights, having = tally.weights, tally.having
-    p = estimates.probability(having.liquidated_at <= horizon_ns, weights).value
+    p = estimates.probability(having.liquidated_at <= horizon_ns, having.weights).value
     pnl = estimates.mean(having.pnl_usd, weights)
     tail = estimates.shortfall(having.pnl_usd, weights, 0.05)
     document: Json = {}
     for name in sorted(left_out):
         other = tally.replaced(left_out[name])
         side, weighed = other.having, other.weights
-        q = estimates.probability(side.liquidated_at <= horizon_ns, weighed).value
+        q = estimates.probability(side.liquidated_at <= horizon_ns, side.weights).value
         saved = (side.liquidated_at <= horizon_ns) & (having.liquidated_at > horizon_ns)
         killed = (side.liquidated_at > horizon_ns) & (having.liquidated_at <= horizon_ns)
         mean, shortfall = estimates.mean(side.pnl_usd, weighed), estimates.shortfall(side.pnl_usd, weighed, 0.05)
@@ -321,7 +321,7 @@ def _independent(tally: Tally, horizon_ns: int) -> Json:
     return {
         "paths": len(tally),
         **{
-            key: {"liquidation_probability": _known(estimates.probability(side.liquidated_at <= horizon_ns, weights).value),
+            key: {"liquidation_probability": _known(estimates.probability(side.liquidated_at <= horizon_ns, side.weights).value),
                   "cvar95_usd": _known(estimates.shortfall(side.pnl_usd, weights, 0.05))}
             for key, side in (("with", tally.having), ("without", tally.without))
         },

@@ -31,11 +31,16 @@ class Side:
     stuck_usd: float = 0.0  # on its way, or lost on it, at the horizon
     turnover_usd: float = 0.0
     runs: Mapping[str, int] = field(default_factory=dict)  # by runbook; those that did not run may be absent
+    weight_log: float = 0.0  # log likelihood ratio, stopped at this side's first liquidation: for whatever is known by then
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PathEnd:
-    """One path: both sides on the same draws. `weight_log` is the log likelihood ratio, stopped at liquidation; 0 when drawn plainly."""
+    """One path: both sides on the same draws. `weight_log` is the log likelihood ratio at the horizon, 0 when drawn plainly.
+
+    What is known at a side's liquidation (that it came, and when) may take that side's own, which varies less; what comes later (profit,
+    the other side) is biased by a weight that stopped before.
+    """
 
     number: int
     rows: int

@@ -1,6 +1,6 @@
 """Finer rows inside stretches of a path (floor 5): Brownian bridges through the coarse rows, which stay as they are to the last bit.
 
-Between two coarse rows each coin's log index is a bridge with that row's volatility and the coins' correlation, drawn anew by row (so a
+Between two coarse rows each coin's log index is a bridge with that row's volatility and the coins' correlation, drawn by row (so a
 stretch may be cut again and again and shows the same). A jump happens at its row: the bridge runs to the price just before it. Premium,
 and the distance of the oracle from the index, are straight between rows; an oracle that did not move between two rows did not move.
 """
@@ -29,6 +29,9 @@ class Bridged(Protocol):
     bases: tuple[str, ...]
     volatility: Floats
     lower: Floats
+
+
+BLOCK_ROWS = 60  # coarse rows that are drawn for together: few draws for a stretch, and every row's own whatever is cut around it
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +69,14 @@ def fine_index(draws: Draws, future: Bridged, made: Cut, walked: Floats, scale: 
     """
     bases, count, parts = len(future.bases), len(made.rows), made.parts
     normals = np.empty((bases, count, parts))
-    for i, base in enumerate(future.bases):
-        for k, row in enumerate(made.rows.tolist()):
-            draws.normals(Purpose.BRIDGE, base, normals[i, k], block=row)
+    drawn = np.empty((BLOCK_ROWS, parts))
+    blocks = made.rows // BLOCK_ROWS
+    for block in np.unique(blocks).tolist():
+        wanted = blocks == block
+        rows = made.rows[wanted] - block * BLOCK_ROWS
+        for i, base in enumerate(future.bases):
+            draws.normals(Purpose.BRIDGE, base, drawn.reshape(-1), block=block)
+            normals[i, wanted] = drawn[rows]
     root = math.sqrt(step_ns / HOUR_NS / YEAR_H / parts)
     steps = np.einsum("ik,krp->irp", future.lower * (future.volatility * root)[:, None], normals)
     steps *= (scale[:, made.rows] if scale.ndim == 2 else scale[made.rows])[..., None]

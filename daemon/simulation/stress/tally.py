@@ -22,7 +22,7 @@ Ints = NDArray[np.int64]
 
 FLOATS = (
     "pnl_usd", "margin_ratio_max", "worst_equity_usd", "needed_usd", "fees_usd", "slippage_usd", "funding_usd", "liquidation_usd",
-    "transfer_fees_usd", "stuck_usd", "turnover_usd",
+    "transfer_fees_usd", "stuck_usd", "turnover_usd", "weight_log",
 )  # fmt: skip
 INTS = ("liquidated_at", "in_80_at", "liquidations")
 
@@ -42,10 +42,17 @@ class SideColumns:
     transfer_fees_usd: Floats
     stuck_usd: Floats
     turnover_usd: Floats
+    weight_log: Floats  # log likelihood ratio, stopped at this side's first liquidation
     liquidated_at: Ints
     in_80_at: Ints
     liquidations: Ints
     first_account: Ints  # index into `Tally.accounts`, -1 none
+
+    @property
+    def weights(self) -> Floats:
+        """float64[paths]: likelihood ratios for what is known at this side's first liquidation; 1 for every path of a plain sample."""
+        weights: Floats = np.exp(self.weight_log)
+        return weights
 
     @property
     def costs_usd(self) -> Floats:
@@ -82,6 +89,7 @@ class _Columns:
             transfer_fees_usd=f["transfer_fees_usd"],
             stuck_usd=f["stuck_usd"],
             turnover_usd=f["turnover_usd"],
+            weight_log=f["weight_log"],
             liquidated_at=i["liquidated_at"],
             in_80_at=i["in_80_at"],
             liquidations=i["liquidations"],
@@ -143,12 +151,12 @@ class Tally:
 
     @property
     def weights_log(self) -> Floats:
-        """float64[paths]: log likelihood ratios."""
+        """float64[paths]: log likelihood ratios at the horizon."""
         return np.array(self._weights_log, np.float64)
 
     @property
     def weights(self) -> Floats:
-        """float64[paths]: likelihood ratios, 1 for every path of a plain sample."""
+        """float64[paths]: likelihood ratios at the horizon, for any figure; 1 for every path of a plain sample."""
         weights: Floats = np.exp(self.weights_log)
         return weights
 
