@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench soak lock clean
+.PHONY: help install demo test lint bench soak known lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ bench: $(VENV)/.dev ## speed beside its peers, in one run; benchmarks/out/bench.
 soak: $(VENV)/.dev ## 20 kill -9 of a daemon in mid-action, then the demo at length
 	$(BIN)/python -m pytest -q -m slow
 	$(BIN)/reefd demo --seconds 300
+
+known: $(VENV)/.dev ## the stress engine against answers in closed form, 200,000 paths each; about an hour
+	REEFD_KNOWN_PATHS=200000 $(BIN)/python -m pytest -q -rP tests/test_stress_known_answers.py -k 'long or short'
 
 # Locks for Python 3.11 to 3.14 on every platform; pip reads the markers. Needs the program uv; UPGRADE=--upgrade takes new versions.
 COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \

@@ -123,9 +123,11 @@ class Stage:
 
     def __init__(
         self, book: Book, *, runbooks: Sequence[Runbook], house: HouseLimits, source: Futures, compiler: Compiles | None,
-        costs: Costs | None = None, warm_up_days: int = WARM_UP_DAYS,
+        costs: Costs | None = None, warm_up_days: int = WARM_UP_DAYS, fine_step_ns: int = FINE_STEP_NS,
     ) -> None:  # fmt: skip
+        """`fine_step_ns`: between rows where the margin ratio is high; the grid's own step leaves every path as it was made."""
         self.book, self.source, self.costs = book, source, costs or Costs()
+        self._fine_step = fine_step_ns
         self.runbooks = tuple(book for book in runbooks if book.stage != "disabled")
         self.start = source.grid.start
         self.note = ""
@@ -335,16 +337,16 @@ class Stage:
         path = self.source.path(number)
         alone = self._alone(path)
         ratio = alone.ratio()
-        stretches = _fine(ratio, alone.first_liquidation_row())
+        stretches = _fine(ratio, alone.first_liquidation_row()) if self._fine_step < self.source.grid.step_ns else []
         if stretches:
-            path = self.source.refined(path, stretches, FINE_STEP_NS)
+            path = self.source.refined(path, stretches, self._fine_step)
             alone = self._alone(path)
             ratio = alone.ratio()
         without = replace(_weighed(path, alone.side(), self.start), needed_usd=alone.needed_usd)
         if not self.runbooks:
             having, ratio_with, acts = without, ratio, tuple(alone.acts)
         else:
-            ledger = self._ledger(path)
+            ledger = self.ledger(path)
             if self._follow(path, ledger):
                 having = replace(_weighed(path, ledger.side(), self.start), needed_usd=without.needed_usd)
                 ratio_with, acts = ledger.ratio(), tuple(ledger.acts)
@@ -356,11 +358,12 @@ class Stage:
         )  # fmt: skip
         return Played(end=end, path=path, without=ratio, having=ratio_with, acts=acts, acts_without=tuple(alone.acts))
 
-    def _ledger(self, path: Path) -> Ledger:
+    def ledger(self, path: Path) -> Ledger:
+        """The book at the start of a path."""
         return Ledger(self.book, path, start=self.start, costs=self.costs, index=self.index)
 
     def _alone(self, path: Path) -> Ledger:
-        ledger = self._ledger(path)
+        ledger = self.ledger(path)
         ledger.needed_usd = needed_usd(ledger)
         ledger.run()
         return ledger
