@@ -220,6 +220,7 @@ class WebhookSettings(_Section):
 
 
 class JournalSettings(_Section):
+    model: str = ""  # the law of its delays in the world of a stress; empty: the world's default
     """Where the journal is kept."""
 
     path: Path = Path("var/state.db")
