@@ -39,6 +39,7 @@ lint: $(VENV)/.dev ## ruff and mypy --strict
 # ROWS=200000 is quick; PEERS=all also installs nautilus_trader and hftbacktest into environments of their own.
 bench: $(VENV)/.dev ## speed beside its peers, in one run; benchmarks/out/bench.json
 	$(BIN)/python -m benchmarks.run $(if $(ROWS),--rows $(ROWS)) $(if $(PEERS),--peers $(PEERS))
+	$(BIN)/python -m benchmarks.stress $(if $(PATHS),--paths $(PATHS))
 
 soak: $(VENV)/.dev ## 20 kill -9 of a daemon in mid-action, then the demo at length
 	$(BIN)/python -m pytest -q -m slow

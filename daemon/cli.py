@@ -294,7 +294,9 @@ def stress(
     paths: Annotated[int, typer.Option("--paths", metavar="N", min=1, help="How many futures.")] = 10_000,
     horizon: Annotated[str, typer.Option("--horizon", metavar="DURATION", help="How far they go: whole hours, 1h to 92d.")] = "7d",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of every draw.")] = 0,
-    runbooks: Annotated[Path, typer.Option("--runbooks", metavar="PATH", help="A file or a folder of them.")] = DEFAULT_RUNBOOKS,
+    runbooks: Annotated[
+        Path | None, typer.Option("--runbooks", metavar="PATH", help="A file or folder; absent: runbooks/, of a live book those in force.")
+    ] = None,
     no_runbooks: Annotated[bool, typer.Option("--no-runbooks", help="Nobody acts: the book alone.")] = False,
     limits: Annotated[Path | None, typer.Option("--limits", metavar="FILE", help="House limits to apply; none when absent.")] = None,
     workers: Annotated[int | None, typer.Option("--workers", metavar="N", min=1, help="Processes; as many as cores when absent.")] = None,
@@ -316,7 +318,7 @@ def stress(
     Exit codes: 0 played; 1 the book, a world or a runbook has errors; 2 wrong usage, a missing file, an unreachable cluster.
     """
     options = {
-        "book": book, "worlds": [*world, *(more or ())], "runbooks": None if no_runbooks else runbooks, "limits": limits, "paths": paths,
+        "book": book, "worlds": [*world, *(more or ())], "runbooks": runbooks, "nobody": no_runbooks, "limits": limits, "paths": paths,
         "horizon": horizon, "seed": seed, "workers": workers, "rare": rare is Rare.AUTO, "dependence": dependence is Switch.ON,
         "leave_one_out": leave_one_out is Switch.ON, "json_format": output is Format.JSON, "out": out, "config": config,
         "engine": engine.value,
@@ -346,6 +348,22 @@ def diff(
     job = _job("diffing", "diff")
     as_json = output is Format.JSON
     _finish(job(old, new, recording=recording, account=account, json_format=as_json, limits=limits, engine=engine.value))
+
+
+@app.command()
+def margin(
+    book: Annotated[Path, typer.Option("--book", metavar="FILE", help="The book: accounts, buffers, routes.")],
+    output: Output = Format.TEXT,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Also write margin.json, margin.txt and margin.html.")] = None,
+) -> None:
+    """Say how far a book is from liquidation: liquidation prices, and what price, funding and delay do to them.
+
+    \b
+    Example: reefd margin --book config/books/example.yaml --out margin/
+
+    Exit codes: 0 computed; 1 the book has errors; 2 a missing or unreadable file, or a market without a price.
+    """
+    _finish(_job("margins", "margin")(book, json_format=output is Format.JSON, out=out))
 
 
 @app.command()

@@ -15,7 +15,7 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -32,7 +32,7 @@ from daemon.edges.webhook import Endpoint
 from daemon.errors import Diagnostic, SettingsError
 from daemon.runbook.document import Document, compose
 from daemon.runbook.nodes import ListNode, MapNode, ScalarNode, YamlNode
-from daemon.units import HOUR_NS, NS, parse_duration, parse_quantity
+from daemon.units import HOUR_NS, NS, parse_duration, parse_quantity, show_duration
 from daemon.world.entities import Account, Kind, Route, Topology, Venue
 
 PREFIX = "REEFD_"
@@ -102,6 +102,21 @@ def _account_id(raw: str) -> str:
     if ":" in raw or not raw:
         raise ValueError(f"found {raw!r}; an account's name has no colon, because its positions are called NAME:BTC-USD")
     return raw
+
+
+def _within(least: str, most: str) -> Callable[[int], int]:
+    def check(value: int) -> int:
+        if not parse_duration(least) <= value <= parse_duration(most):
+            raise ValueError(f"found {show_duration(value / NS)}; write a duration from {least} to {most}")
+        return value
+
+    return check
+
+
+def _whole_hours(value: int) -> int:
+    if value % HOUR_NS:
+        raise ValueError(f"found {show_duration(value / NS)}; write whole hours, for example 24h")
+    return value
 
 
 Duration = Annotated[int, BeforeValidator(_duration), Field(ge=0)]
@@ -205,6 +220,7 @@ class RouteSettings(_Section):
     eta_p95: Duration | None = None
     fee: Ratio = 0.0
     capacity: Usd = float("inf")
+    model: str = ""  # the law of its delays in the world of a stress; empty: the world's default
 
 
 class WebhookSettings(_Section):
@@ -250,6 +266,17 @@ class LatenessSettings(_Section):
     stop: Duration = 10 * NS  # for what is on the wire when the daemon stops
 
 
+class StressSettings(_Section):
+    """The stress of the live book by the calendar, in a process of its own; its seed is its due time in seconds."""
+
+    world: Path
+    every: Annotated[Duration, AfterValidator(_within("5m", "24h"))] = HOUR_NS
+    paths: Annotated[int, Field(ge=10, le=1_000_000)] = 1_000
+    horizon: Annotated[Duration, AfterValidator(_within("1h", "92d")), AfterValidator(_whole_hours)] = 24 * HOUR_NS
+    timeout: Annotated[Duration, AfterValidator(_within("1s", "24h"))] = 600 * NS  # real time, then its process is killed
+    missed: Literal["run_once", "skip"] = "run_once"  # due while the daemon was down
+
+
 class Settings(BaseSettings):
     """Everything the daemon is told at its start."""
 
@@ -270,6 +297,7 @@ class Settings(BaseSettings):
     halt_file: Path = Path("var/halt")
     log: LogSettings = LogSettings()
     clock: ClockSettings = ClockSettings()
+    stress: StressSettings | None = None
     lateness: LatenessSettings = LatenessSettings()
 
     @classmethod
@@ -656,6 +684,7 @@ def _missing_hint(key: str) -> str:
         "secret": "write env:NAME or file:PATH",
         "from": "write the chain or venue that transfers leave",
         "to": "write the venue, account or chain that transfers reach",
+        "world": "write for example world: config/worlds/calm.yaml",
     }
     return hints.get(key, f"write {key}: ...")
 

@@ -108,12 +108,12 @@ def tail(log: Path) -> str:
     return log.read_text(encoding="utf-8", errors="replace")[-6000:]
 
 
-async def until(true: Callable[[], bool], log: Path, process: asyncio.subprocess.Process) -> None:
+async def until(true: Callable[[], bool], log: Path, process: asyncio.subprocess.Process, wait_s: float = WAIT_S) -> None:
     """Wait until something is so; the process's output when it never is, or when the process ended by itself."""
     began = time.monotonic()
     while not true():
         assert process.returncode is None, tail(log)
-        assert time.monotonic() - began < WAIT_S, tail(log)
+        assert time.monotonic() - began < wait_s, tail(log)
         await asyncio.sleep(0.01)
 
 

@@ -105,6 +105,7 @@ ONE_OF_EACH = {
                               "--workers", "2", "--rare", "off", "--dependence", "off", "--limits", "l.yaml", "--out", "o"],
     ("clustering", "stress_on_cluster"): ["stress", "--book", "b.yaml", "--world", "w.yaml", "--cluster", "tcp://host:8786"],
     ("diffing", "diff"): ["diff", "old", "new", "--recording", "rec", "--account", "a.yaml", "--format", "json", "--limits", "l.yaml"],
+    ("margins", "margin"): ["margin", "--book", "b.yaml", "--format", "json", "--out", "o"],
     ("verifying", "verify_journal"): ["replay", "--journal", "state.db", "--verify", "--format", "json"],
     ("live", "run"): ["run", "--config", "c.yaml", "--dry-run", "--log", "json"],
     ("simulating", "sim"): ["sim", "--scenario", "s.yaml", "--port", "0", "--speed", "60", "--seed", "7"],

@@ -198,3 +198,12 @@ def test_signal_that_no_matched_venue_provides_is_an_error(guard: str, where: st
     for problem in found:
         assert problem.source_line[problem.column - 1 : problem.column - 1 + problem.width] == "mark_price"
         assert "does not exist on dydx" in problem.message
+
+
+@pytest.mark.parametrize(("unscheduled", "reported"), [((), False), (("stress_liquidation_probability", "stress_cvar"), True)])
+def test_signal_of_a_stress_that_nobody_scheduled_is_an_error(unscheduled: tuple[str, ...], reported: bool) -> None:
+    extra = 'guards: ["stress_cvar > -5_000 USD"]\n'
+    (runbook,) = load_text(small("a", scope="position", steps="{id: s, shrink_position: {by: 10%}}", extra=extra), "a.yaml").runbooks
+    found = unprovided([runbook], Topology(venues={"dydx": DYDX}), unscheduled)
+    assert [d.code for d in found] == (["E044"] if reported else [])
+    assert all("write stress: into the settings" in problem.message for problem in found)

@@ -227,3 +227,18 @@ def test_the_folder_of_compiled_replays_is_no_setting_and_stops_no_daemon(monkey
     without = parse_settings(VENUE, "reefd.yaml")
     monkeypatch.setenv("REEFD_CACHE_DIR", "compiled")
     assert parse_settings(VENUE, "reefd.yaml") == without
+
+
+def test_stress_is_off_without_its_section_and_its_mistakes_say_what_to_write() -> None:
+    assert parse_settings(VENUE, "reefd.yaml").stress is None
+    stress = parse_settings(VENUE + "stress: {world: config/worlds/calm.yaml, horizon: 48h, every: 30m}\n", "reefd.yaml").stress
+    assert stress is not None
+    assert (stress.world, stress.paths, stress.every, stress.horizon) == (
+        Path("config/worlds/calm.yaml"), 1_000, 30 * MINUTE_NS, 48 * 60 * MINUTE_NS,
+    )  # fmt: skip
+    said = complaints(VENUE + "stress: {every: 1m, horizon: 90m, timeout: 0s, paths: 9, missed: always}\n")
+    assert any("world is missing; write for example world: config/worlds/calm.yaml" in line for line in said)
+    assert any("found 1m; write a duration from 5m to 24h" in line for line in said)
+    assert any("found 1h30m; write whole hours, for example 24h" in line for line in said)
+    assert any("from 1s to 24h" in line for line in said)
+    assert len(said) == 6

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -59,7 +61,7 @@ def test_an_ioc_sale_walks_the_book_down_to_its_limit_and_pays_the_taker_fee() -
     assert [fill.size for fill in account.fills] == [bids[0][1], bids[1][1]]
 
 
-def test_liquidity_taken_within_a_second_is_gone_until_the_next() -> None:
+def test_liquidity_that_was_taken_is_gone_and_the_next_level_pays() -> None:
     world = running(positions="[{market: BTC-USD, size: 10}]", collateral="500_000 USD")
     best, size = world.markets["BTC-USD"].book()[0][0]
     placed(world, size=size, limit_price=best)
@@ -264,3 +266,11 @@ def test_liquidation_waits_while_nobody_pays_the_fillable_price() -> None:
     margins = world.exchange.margins(account)
     assert margin.is_liquidatable(margins.equity, margins.maintenance)
     assert not account.fills
+
+
+def test_every_behaviour_of_the_documented_checklist_names_tests_that_exist() -> None:
+    here = Path(__file__).resolve().parent
+    told = re.findall(r"`(test_\w+\.py)::(test_\w+)`", (here.parent / "docs/simulated-venue.md").read_text(encoding="utf-8"))
+    assert len(told) > 20
+    missing = [f"{file}::{name}" for file, name in told if f"def {name}(" not in (here / file).read_text(encoding="utf-8")]
+    assert not missing

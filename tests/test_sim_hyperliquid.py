@@ -110,6 +110,16 @@ def test_a_small_position_goes_whole_at_once() -> None:
     assert world.exchange.liquidations == 1
 
 
+def test_a_liquidation_is_not_filled_at_a_price_that_would_leave_a_debt() -> None:
+    # The book bids 97,000: selling 0.9 there would cost 2,700 of 900. So the account waits for the book, or for the backstop.
+    shocks = "[{at: 0s, kind: thin_book, market: BTC, to: 100%, spread: 6%, for: 1h}, {at: 60s, kind: price_move, market: BTC, by: -0.3%}]"
+    world = at(hyperliquid_world(collateral="900 USD", positions="[{market: BTC, size: 0.9}]", shocks=shocks), 59)
+    account = account_of(world)
+    assert (len(account.fills), account.holdings["BTC"].size) == (0, Decimal("0.9"))
+    at(world, 62)
+    assert kinds(world) == ["backstop"]
+
+
 def test_a_cut_that_covers_the_account_leaves_the_rest_alone() -> None:
     world = at(hyperliquid_world(collateral="1_800 USD", positions="[{market: BTC, size: 1.5}]", btc=", depth: 50_000_000 USD"), 300)
     account = account_of(world)

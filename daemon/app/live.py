@@ -20,6 +20,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from daemon import __version__
+from daemon.app.live_stress import LiveStress, timer_of
 from daemon.app.status import Publication, status_path
 from daemon.edges.bridge import BridgeEdge, BridgeFeed
 from daemon.edges.dydx.feed import MILLISECOND_NS, DydxFeed
@@ -50,6 +51,7 @@ from daemon.service.poller import HISTORY_PAUSE_MAX_NS, FeedHealth, Poller, fill
 from daemon.service.recover import HALT_FLAG, Recovered, Standing, describe_topology, recover
 from daemon.service.scheduler import HOUSE_TIMERS, Scheduler
 from daemon.service.sight import Sight
+from daemon.service.stress import SIGNALS, STRESS
 from daemon.settings import Settings, load_settings
 from daemon.units import MINUTE_NS, NS, iso
 from daemon.world.entities import Topology
@@ -192,10 +194,11 @@ async def _ask_venue(feed: DydxFeed) -> Told:
     return Told(now=await feed.time())
 
 
-def load_set(path: Path, topology: Topology) -> Loaded:
-    """The runbooks of a file or folder; what no venue of the topology provides is an error like any other."""
+def load_set(path: Path, topology: Topology, *, stressed: bool = True) -> Loaded:
+    """The runbooks of a file or folder; what no venue of the topology provides is an error like any other, and so are the signals of the
+    stress where none is scheduled."""
     loaded = load_paths([path])
-    lacking = unprovided(loaded.runbooks, topology)
+    lacking = unprovided(loaded.runbooks, topology, () if stressed else SIGNALS)
     return replace(loaded, errors=tuple(sorted([*loaded.errors, *lacking], key=lambda d: (d.file, d.line, d.column, d.code))))
 
 
@@ -277,9 +280,15 @@ class Daemon:
             edges=self._edges.hands, inbox=self._inbox, clock=clock, dry_run=dry_run, refuse=self._halt_flag_text
         )
         self._lanes = Lanes(journal=journal, sender=sender, clock=clock, raise_alarm=self._alarm)
-        self._scheduler = Scheduler(timers=HOUSE_TIMERS, inbox=self._inbox, clock=clock)
         self._healths: list[FeedHealth] = []
         self._standing = Standing()
+        self._stress: LiveStress | None = None
+        if settings.stress is not None:
+            self._stress = LiveStress(
+                settings=settings, clock=clock, inbox=self._inbox, engine=self._engine, house=house, in_force=self._sources
+            )
+        timers = (*HOUSE_TIMERS, timer_of(settings.stress)) if settings.stress is not None else HOUSE_TIMERS
+        self._scheduler = Scheduler(timers=timers, inbox=self._inbox, clock=clock)
         self._sight = Sight()
         self._judged: set[tuple[str, str]] = set()  # instances whose triggers were known since the start
         self._flag_asked: bool | None = None  # what the halt flag last made us ask of the engine
@@ -309,7 +318,7 @@ class Daemon:
         recovered = recover(self._engine, self._journal, self.read_set)
         self._standing = recovered.standing
         self._check_clock(recovered)
-        runbooks = self._set_at_start(await asyncio.to_thread(load_set, self._settings.runbooks, self._topology))
+        runbooks = self._set_at_start(await asyncio.to_thread(self._load_set))
         loop = self._loop = Loop(
             engine=self._engine,
             journal=self._journal,
@@ -342,7 +351,11 @@ class Daemon:
         for action in self._engine.unsettled():
             log().warning("action.unsettled", action_id=action.action_id, consequence="it is looked up, never sent again")
             self._dispatcher.resume(action)
-        self._scheduler.start(self._engine.cold.timers)
+        # A stress that never was due is due at once: its figures are unknown until then.
+        self._scheduler.start({STRESS: 0, **self._engine.cold.timers})
+        if self._stress is not None:
+            self._healths.append(self._stress.health)
+            self._stress.resume()
         self._listen()
         background = [asyncio.create_task(self._watch(feed), name=feed.name) for feed in self._edges.feeds if feed.polls]
         background += [asyncio.create_task(watch.run(), name="clock watch") for watch in self._edges.watches]
@@ -356,6 +369,8 @@ class Daemon:
                 task.result()
         finally:
             self._scheduler.stop()
+            if self._stress is not None:
+                await self._stress.stop()
             for task in (turning, *background):
                 task.cancel()
             await asyncio.gather(turning, *background, return_exceptions=True)
@@ -422,8 +437,11 @@ class Daemon:
             log().warning("runbooks.busy", reason="a reload is under way; its files are read once more")
         self._reloading = asyncio.create_task(self._reload(), name="reload")
 
+    def _load_set(self) -> Loaded:
+        return load_set(self._settings.runbooks, self._topology, stressed=self._stress is not None)
+
     async def _reload(self) -> None:
-        loaded = await asyncio.to_thread(load_set, self._settings.runbooks, self._topology)
+        loaded = await asyncio.to_thread(self._load_set)
         if loaded.ok:
             self._reload_error = ""
             self._bring(loaded.runbooks)
@@ -466,6 +484,11 @@ class Daemon:
             raise RunbookError(loaded.errors)
         return loaded.runbooks
 
+    def _sources(self) -> Mapping[str, tuple[str, str]]:
+        """The runbooks in force by digest: path, text."""
+        loaded = self._standing.in_force
+        return {} if loaded is None else {digest: (path, self._journal.document(digest)) for path, digest in loaded.runbooks.items()}
+
     # --- every turn ---------------------------------------------------------------------------------------------------
 
     def _each_turn(self) -> None:
@@ -485,6 +508,8 @@ class Daemon:
             self._standing.follow(record)
         if any(isinstance(action, Notify) for action in transition.actions):
             self._lanes.look()
+        if self._stress is not None:
+            self._stress.follow(transition.records)
 
     def _halt_flag_text(self) -> str:
         """Why nothing may be sent, empty when it may: the flag counts before the engine has heard of it."""

@@ -27,6 +27,7 @@ from daemon.world.entities import Kind
 FOLDER = "config/scenarios"
 NAMES_SUGGESTED = 3
 PROVIDED: Mapping[Kind, frozenset[str]] = {**DYDX, Kind.VENUE: DYDX[Kind.VENUE] | BRIDGE[Kind.VENUE]}
+WITH_MARK: Mapping[Kind, frozenset[str]] = {**PROVIDED, Kind.MARKET: PROVIDED[Kind.MARKET] | {"mark_price"}}
 RATIOS_FILE = "margin_ratio.csv"
 
 
@@ -130,15 +131,20 @@ def run(
 def load_books(path: Path, scenario: Scenario) -> Sequence[Runbook]:
     """The runbooks of a file or folder, for the scenario's venue. Raises RunbookError with every mistake."""
     loaded = load_paths([path])
-    problems = [*loaded.errors, *unprovided(loaded.runbooks, topology_of(scenario, PROVIDED))]
+    problems = [*loaded.errors, *unprovided(loaded.runbooks, topology_of(scenario, provided(scenario)))]
     if problems:
         raise RunbookError(sorted(problems, key=lambda problem: (problem.file, problem.line, problem.column)))
     return loaded.runbooks
 
 
+def provided(scenario: Scenario) -> Mapping[Kind, frozenset[str]]:
+    """What an adapter of the scenario's venue observes, by kind."""
+    return WITH_MARK if scenario.venue.model == "hyperliquid" else PROVIDED
+
+
 def undergo(scenario: Scenario, *, books: Sequence[Runbook], seed: int, house: HouseLimits, limited: bool = False) -> Ordeal:
     """Both courses of a scenario."""
-    topology = topology_of(scenario, PROVIDED)
+    topology = topology_of(scenario, provided(scenario))
     engine = Engine(topology=topology, house=house, build=__version__)
     having = play(scenario, seed=seed, topology=topology, engine=engine, runbooks=books)
     notes = ["nobody answers: an approval that a runbook asks for ends as it says for that case"]

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from daemon.app.execution import Choice, compiler
+from daemon.app.live_book import LIVE, live_desk
 from daemon.app.pool import Pool, progress_bar
 from daemon.app.replaying import house_limits
 from daemon.app.stress_files import write_report
@@ -25,19 +26,22 @@ from daemon.errors import RunbookError, UserError
 from daemon.runbook.load import load_documents, runbook_files
 from daemon.runbook.model import Runbook
 from daemon.simulation.book import Book, parse_book
+from daemon.simulation.book_text import book_text
 from daemon.simulation.stress.aim import aim, survival_of
 from daemon.simulation.stress.estimates import worth_weighting
 from daemon.simulation.stress.fan import Act, DrawnPath, Fan
 from daemon.simulation.stress.figures import Json, Subject, figures
 from daemon.simulation.stress.futures import WorldFutures
+from daemon.simulation.stress.grounds import grounds
 from daemon.simulation.stress.ledger import Ledger
 from daemon.simulation.stress.path import Grid
-from daemon.simulation.stress.report import RestsOn, StressReport, pairs_of
+from daemon.simulation.stress.report import StressReport, pairs_of
 from daemon.simulation.stress.stage import Played, Stage
 from daemon.simulation.stress.tally import Tally
 from daemon.simulation.stress.worldfile import WorldSpec, parse_world
 from daemon.units import FOREVER, HOUR_NS, MINUTE_NS, parse_duration, parse_iso
 
+RUNBOOKS = Path("runbooks")
 START = "2026-01-05T00:00:00Z"  # a Monday; nothing depends on it but hours of funding
 HORIZON_NS_MAX = 92 * 24 * HOUR_NS
 BATCH = 50  # paths that a worker takes at once
@@ -140,6 +144,7 @@ def stress(
     book: str,
     worlds: Sequence[str],
     runbooks: Path | None,
+    nobody: bool,
     limits: Path | None,
     paths: int,
     horizon: str,
@@ -156,8 +161,9 @@ def stress(
 ) -> int:
     """Stress a book and print what comes of it; 0 when it was played.
 
-    Several worlds make one document each, by name. `executor` takes the place of a pool of this machine. Raises RunbookError for
-    mistakes in the files, UserError for what is missing or cannot be read.
+    Several worlds make one document each, by name. `runbooks` None: the folder `runbooks`, of a live book those in force with their house
+    limits; `nobody` acts at all. `executor` takes the place of a pool of this machine. Raises RunbookError for mistakes in the files,
+    UserError for what is missing or cannot be read.
     """
     if out is not None:
         _writable(out)
@@ -169,14 +175,14 @@ def stress(
         raise UserError(f"--horizon: {error}") from error
     if not HOUR_NS <= horizon_ns <= HORIZON_NS_MAX or horizon_ns % HOUR_NS:
         raise UserError("--horizon: write whole hours, from 1h to 92d")
+    cast = cast_of(book, runbooks, nobody=nobody, limits=limits, config=config)
     documents: dict[str, Json] = {}
     texts = []
     names = _worlds(worlds)
     for world in names:
         job = Job(
-            book=(book, _text(book, "--book names a file like config/books/example.yaml, or is `live`")),
-            world=(world, _text(world, "--world names a file like config/worlds/calm.yaml")), runbooks=_runbooks(runbooks),
-            house=HouseLimits() if limits is None else house_limits(limits), steps=horizon_ns // MINUTE_NS, start=parse_iso(START),
+            book=cast.book, world=(world, read_text(world, "--world names a file like config/worlds/calm.yaml")), runbooks=cast.runbooks,
+            house=cast.house, steps=horizon_ns // MINUTE_NS, start=cast.start,
             seed=seed, compiled=engine == "compiled" or (engine == "auto" and paths >= COMPILED_FROM), dependence=dependence,
         )  # fmt: skip
         report, tally = stressed(
@@ -191,6 +197,31 @@ def stress(
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) if json_format else "\n\n".join(texts)
     sys.stdout.write(text + "\n")
     return 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cast:
+    """Who is played, whatever the world."""
+
+    book: tuple[str, str]
+    runbooks: tuple[tuple[str, str], ...]
+    house: HouseLimits
+    start: int
+
+
+def cast_of(book: str, runbooks: Path | None, *, nobody: bool, limits: Path | None, config: Path) -> Cast:
+    """A book's file with the runbooks of a folder, or what the daemon of `config` holds with what is in force there. Raises UserError."""
+    house = HouseLimits() if limits is None else house_limits(limits)
+    if book != LIVE:
+        text = read_text(book, "--book names a file like config/books/example.yaml, or is `live`")
+        acting = () if nobody else _runbooks(runbooks or RUNBOOKS)
+        return Cast(book=(book, text), runbooks=acting, house=house, start=parse_iso(START))
+    desk = live_desk(config)
+    acting = () if nobody else desk.runbooks if runbooks is None else _runbooks(runbooks)
+    return Cast(
+        book=(LIVE, book_text(desk.book)), runbooks=acting, house=desk.house if limits is None else house,
+        start=desk.at // MINUTE_NS * MINUTE_NS,
+    )  # fmt: skip
 
 
 def stressed(
@@ -238,7 +269,7 @@ def stressed(
     document["dependence"] = "on" if job.dependence else "off"
     drawn = tuple(_drawn(stage_of(job), number, why) for number, why in _worst(tally)) if draw else ()
     report = StressReport(
-        figures=document, rests_on=tuple(RestsOn(where, "", source) for where, source in world.sources()), fan=fan, drawn=drawn,
+        figures=document, rests_on=grounds(world), fan=fan, drawn=drawn,
         pairs=pairs_of(tally, subject.harm_above_usd),
         survival=survival_of(world, book, horizon_ns=job.horizon_ns, start=job.start), notes=tuple(notes),
     )  # fmt: skip
@@ -332,7 +363,8 @@ def _worlds(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _text(name: str, flag: str) -> str:
+def read_text(name: str, flag: str) -> str:
+    """The text of a file. Raises UserError, which ends in `flag`."""
     try:
         return Path(name).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -341,13 +373,11 @@ def _text(name: str, flag: str) -> str:
         raise UserError(f"{name}: {(error.strerror or str(error)).lower()}; {flag}") from error
 
 
-def _runbooks(folder: Path | None) -> tuple[tuple[str, str], ...]:
-    if folder is None:
-        return ()
+def _runbooks(folder: Path) -> tuple[tuple[str, str], ...]:
     files, wrong = runbook_files([folder])
     if wrong:
         raise RunbookError(wrong)
-    return tuple((str(path), _text(str(path), "--runbooks names files or folders")) for path in files)
+    return tuple((str(path), read_text(str(path), "--runbooks names files or folders")) for path in files)
 
 
 def _writable(out: Path) -> None:

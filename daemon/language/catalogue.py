@@ -268,8 +268,14 @@ _derived(_B, "drift", "ratio", "weight - target", "weight less target")
 _derived(_B, "bucket_funding_daily", "USD", "sum_over(positions, funding_cost_daily)", "> 0 paid a day")
 
 # --- portfolio --------------------------------------------------------------------------------------------------------
-_observed(_F, 2 * HOUR_NS, HOUR_NS, "stress_liquidation_probability", "ratio", "from the last scheduled stress of the live book")
-_observed(_F, 2 * HOUR_NS, HOUR_NS, "stress_cvar", "USD", "from the last scheduled stress of the live book")
+_observed(
+    _F, 2 * HOUR_NS, HOUR_NS, "stress_liquidation_probability", "ratio",
+    "share of futures in which an account is liquidated within the horizon of `stress:`, with the runbooks in force; the last scheduled stress",
+)  # fmt: skip
+_observed(
+    _F, 2 * HOUR_NS, HOUR_NS, "stress_cvar", "USD",
+    "mean P&L of the worst 5 % of futures over the horizon of `stress:`, with the runbooks in force, a loss < 0; the last scheduled stress",
+)  # fmt: skip
 _derived(_F, "buffer", "USD", "on_chain($0, buffer_balance)", "idle collateral held on a chain", arguments=("chain",))
 _derived(
     _F, "buffer_reachable", "USD", "sum_over(routes, reachable_from($0, from.buffer_balance, route_eta, route_eta_p95, $1))",

@@ -7,7 +7,7 @@ Files alone cannot tell; whoever knows the venues (the daemon's start and reload
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from daemon.errors import Diagnostic
 from daemon.language.labels import matches
@@ -48,11 +48,9 @@ def _missing(read: Read, venue: Venue) -> bool:
     return venue.provides is not None and read.signal not in venue.provides.get(read.kind, frozenset())
 
 
-def _problem(runbook: Runbook, expression: Expression, read: Read, venues: list[Venue]) -> Diagnostic:
+def _problem(runbook: Runbook, expression: Expression, read: Read, message: str) -> Diagnostic:
     document = Document(path=runbook.path, text=runbook.source)
     start = document.starts[expression.line - 1] + expression.column - 1
-    names = " and ".join(sorted(venue.id for venue in venues))
-    message = f"'{read.signal}' does not exist on {names}: {read.text} is never known here, and this can never be TRUE; read another signal"
     within = expression.text.find(read.signal)
     # An expression over several lines or with a let in between is shown at its start.
     exact = within >= 0 and document.text.startswith(read.signal, start + within)
@@ -60,13 +58,20 @@ def _problem(runbook: Runbook, expression: Expression, read: Read, venues: list[
     return document.diagnostic("E044", message, at, at + width, expression.where)
 
 
-def unprovided(runbooks: Iterable[Runbook], topology: Topology) -> list[Diagnostic]:
-    """An error for every expression that reads an observed signal which no matched venue provides."""
+def unprovided(runbooks: Iterable[Runbook], topology: Topology, unscheduled: Collection[str] = ()) -> list[Diagnostic]:
+    """An error for every expression that reads an observed signal which no matched venue provides, or one of the portfolio that is told by
+    a stress nobody scheduled (`unscheduled`)."""
     found: list[Diagnostic] = []
     for runbook in runbooks:
         venues = _venues(runbook, topology)
-        for expression in runbook.expressions if venues else ():
+        for expression in runbook.expressions:
             for read in dict.fromkeys(_named(expression.typed.term)):
-                if read.kind in _OF_A_VENUE and all(_missing(read, venue) for venue in venues):
-                    found.append(_problem(runbook, expression, read, venues))
+                if read.kind in _OF_A_VENUE and venues and all(_missing(read, venue) for venue in venues):
+                    names = " and ".join(sorted(venue.id for venue in venues))
+                    never = f"{read.text} is never known here, and this can never be TRUE"
+                    message = f"'{read.signal}' does not exist on {names}: {never}; read another signal"
+                    found.append(_problem(runbook, expression, read, message))
+                if read.kind is Kind.PORTFOLIO and read.signal in unscheduled:
+                    message = f"'{read.signal}' is told by the scheduled stress, and none is scheduled; write stress: into the settings"
+                    found.append(_problem(runbook, expression, read, message))
     return found

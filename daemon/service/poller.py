@@ -39,11 +39,11 @@ class FeedHealth:
 class Poller:
     """Runs one poll for ever."""
 
-    def __init__(self, *, source: str, poll: Poll, inbox: Inbox, clock: Clock) -> None:
+    def __init__(self, *, source: str, poll: Poll, inbox: Inbox, clock: Clock, health: FeedHealth | None = None) -> None:
         self._poll = poll
         self._inbox = inbox
         self._clock = clock
-        self.health = FeedHealth(source=source, every_ns=poll.every_ns)
+        self.health = health or FeedHealth(source=source, every_ns=poll.every_ns)
 
     async def run(self) -> None:
         """Poll at every slot until cancelled."""

@@ -27,7 +27,7 @@ DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timer:
-    """One calendar timer: at `hour:minute` of every day, or of one `day` of the week or of the month."""
+    """One calendar timer: at `hour:minute` of every day, of one day of the week or of the month; or every so often."""
 
     name: str
     hour: int = 0
@@ -35,6 +35,7 @@ class Timer:
     weekday: str | None = None  # a name of `DAYS`: crontab numbers start the week on different days
     monthday: int | None = None
     zone: str = "UTC"
+    every_ns: int = 0  # > 0: each multiple of it since 1970, whatever the rest says
     missed: Literal["run_once", "skip"] = "run_once"  # due while the daemon was down
 
     def trigger(self) -> CronTrigger:
@@ -45,6 +46,8 @@ class Timer:
 
     def next_due(self, after: int) -> int:
         """The first due time (ns) strictly after `after` (ns)."""
+        if self.every_ns > 0:
+            return (after // self.every_ns + 1) * self.every_ns
         # A microsecond later, because APScheduler counts a fire time that equals `now` as still to come.
         found: datetime | None = self.trigger().get_next_fire_time(None, EPOCH + timedelta(microseconds=after // 1_000 + 1))
         assert found is not None, "a daily, weekly or monthly calendar has no end"

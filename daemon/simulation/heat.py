@@ -116,7 +116,7 @@ def heat_map(study: Study) -> HeatMap | None:
     )  # fmt: skip
 
 
-def _tint(value: float, low: float, high: float, *, fewer: bool) -> str:
+def tint(value: float, low: float, high: float, *, fewer: bool) -> str:
     """Green for what is better than nothing, red for worse; counts from few to many."""
     if fewer:
         share = (value - low) / (high - low) if high > low else 0.0
@@ -149,9 +149,9 @@ def svg(heat: HeatMap, *, fewer_is_better: bool) -> str:
             first = value == best and not marked
             marked = marked or first
             at = f'x="{left + CELL_W * x + 1}" y="{top + 1}" width="{CELL_W - 2}" height="{CELL_H - 2}" rx="3"'
-            tint = _tint(value, low, high, fewer=fewer_is_better)
+            shade = tint(value, low, high, fewer=fewer_is_better)
             outline = ' class="best"' if first else ""
-            parts.append(f'<rect {at}{outline} style="fill:{tint}"/>')
+            parts.append(f'<rect {at}{outline} style="fill:{shade}"/>')
             middle = left + CELL_W * x + CELL_W / 2
             parts.append(f'<text x="{middle}" y="{top + CELL_H / 2 + 4}" text-anchor="middle">{html.escape(compact(value))}</text>')
     return "".join([*parts, "</svg>"])

@@ -71,6 +71,9 @@ class MarketState:
     _depth_left: float = 1.0
     _spread: float = 0.0
     _bar: Bar | None = None
+    _sorted_out: int = -1  # how many shocks `_mine` and `_feeds` are of: shocks are only ever added
+    _mine: list[Shock] = field(default_factory=list)
+    _feeds: list[Shock] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.path = IndexPath(self.seed, self.symbol, self.spec)
@@ -144,12 +147,11 @@ class MarketState:
         self.second = second
         self._book = None
         self._recover()
-        mine = [shock for shock in shocks if getattr(shock, "market", None) in (self.symbol, ALL_MARKETS)]
+        mine, feeds = self._concerning(shocks)
         self.index = self.path.at(second) * paths.price_factor(mine, self.symbol, second)
         self.traded = self.index * paths.price_factor(mine, self.symbol, second, BookMove)
         self._parameters(mine)
-        halts = [shock for shock in shocks if isinstance(shock, VenueHalt)]
-        self.feed.advance(second, self.index, [*mine, *halts], halted=halted)
+        self.feed.advance(second, self.index, feeds, halted=halted)
         self.oracle = self.feed.price
         if not halted:
             self._set_mark()
@@ -164,6 +166,14 @@ class MarketState:
         if epoch % 3600 == 1:
             return self._close_hour(height)
         return None
+
+    def _concerning(self, shocks: Sequence[Shock]) -> tuple[list[Shock], list[Shock]]:
+        """The shocks of this market, and those that its oracle feels; sorted out again only when shocks were added."""
+        if self._sorted_out != len(shocks):
+            self._sorted_out = len(shocks)
+            self._mine = [shock for shock in shocks if getattr(shock, "market", None) in (self.symbol, ALL_MARKETS)]
+            self._feeds = [*self._mine, *(shock for shock in shocks if isinstance(shock, VenueHalt))]
+        return self._mine, self._feeds
 
     def _minute_shocks(self, mine: Sequence[Shock]) -> list[Shock]:
         """The shocks on the paths' clock, whose minute 0 began up to 59 s before the venue's start."""

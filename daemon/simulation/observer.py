@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from daemon.engine.events import Row
 from daemon.simulation.chain import chain_status, proposal_statuses
 from daemon.simulation.markets import MarketState
-from daemon.simulation.paths import Bar
+from daemon.simulation.paths import Bar, Level
 from daemon.simulation.world import World
 from daemon.units import DAY_NS, FOREVER, HOUR_NS, MINUTE_NS, NS
 from daemon.world.entities import Account, Kind
-from daemon.world.readings import VOTING, book_values, is_up, proposal_values
+from daemon.world.readings import DEPTH_SHARE, VOTING, book_values, is_up, proposal_values
 
 FUNDING_HISTORY_NS = 8 * DAY_NS
 CANDLE_HISTORY_NS = 25 * HOUR_NS
@@ -29,6 +29,7 @@ RATE_WINDOW_S = 10  # the venue counts requests in windows of ten seconds
 SLIPPAGE = 0.0005  # assumed where no book is known: the settings' default
 USDC_DIGITS = 6
 PRICE_DIGITS = 12  # more than any tick has: rounds away what binary floats add to a multiple of it
+NEAR = 2 * DEPTH_SHARE  # from the best price: mid is no further from it than half of a spread that still has depth
 CANDLE_GROUP, CANDLES_FACTOR = "candles", 10  # candles have ten times the limit of every other group
 
 
@@ -88,10 +89,12 @@ class Observer:
         second = self.world.second
         rows: list[Row] = []
         failures: list[tuple[str, str]] = []
-        status = self.world.error_status()
         least_s = self.world.scenario.polls // NS
+        if second % least_s:
+            return rows, failures
+        status = self.world.error_status()
         for poll in self._polls:
-            if second % max(poll.every_s, least_s):
+            if second % (-(-poll.every_s // least_s) * least_s):
                 continue
             if status is not None and poll.source != f"{self.venue}.parameters":
                 failures.append((poll.source, f"HTTP {status}: Internal Server Error"))
@@ -145,7 +148,10 @@ class Observer:
 
     def _market_values(self, state: MarketState) -> dict[str, float]:
         step = float(state.spec.step)
+        # dYdX has no mark price; where a venue has one, margin uses it.
+        mark = {"mark_price": state.mark} if self.world.scenario.venue.model == "hyperliquid" else {}
         return {
+            **mark,
             "oracle_price": state.oracle,
             "predicted_funding_rate": round(state.next_rate, 12),
             "open_interest": float(state.spec.open_interest),
@@ -167,7 +173,7 @@ class Observer:
         return known[1]
 
     def _book_rows(self, state: MarketState) -> list[Row]:
-        bids, asks = ([(float(price), float(size)) for price, size in side] for side in state.book())
+        bids, asks = (_near(side) for side in state.book())
         return [self._row(state, book_values(bids, asks), self.world.block_at)]
 
     def _funding_rows(self, state: MarketState) -> list[Row]:
@@ -240,7 +246,7 @@ class Observer:
         values = {
             "insurance_fund": round(exchange.insurance_fund, USDC_DIGITS),
             "withdrawals_open": float(exchange.withdrawals_open() and not self.world.halted),
-            "withdrawal_capacity": exchange.venue.withdrawal_capacity,
+            "withdrawal_capacity": round(exchange.withdrawal_capacity(), USDC_DIGITS),
         }
         return [Row(kind=Kind.VENUE, entity=self.venue, values=values)]
 
@@ -249,6 +255,21 @@ class Observer:
         found = proposal_statuses(world.scenario.proposals, world.start_s, world.second)
         voting = [(p.spec.messages, (p.voting_end - world.now_ns) / NS) for p in found if p.status == VOTING]
         return [Row(kind=Kind.VENUE, entity=self.venue, values=proposal_values(voting))]
+
+
+def _near(side: Sequence[Level]) -> list[tuple[float, float]]:
+    """The levels of a side that can lie within 50 bps of mid, as floats."""
+    if not side:
+        return []
+    best = float(side[0][0])
+    low, high = best * (1.0 - NEAR), best * (1.0 + NEAR)
+    found: list[tuple[float, float]] = []
+    for price, size in side:
+        level = float(price)
+        if not low <= level <= high:
+            break
+        found.append((level, float(size)))
+    return found
 
 
 def _bound(read: Callable[[MarketState], list[Row]], state: MarketState) -> Callable[[], list[Row]]:

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from daemon.simulation.episode import Episode, EpisodeAction
 from daemon.simulation.scenario import PriceMove, Scenario
-from daemon.simulation.theatre import Course
+from daemon.simulation.theatre import Course, Remark
 from daemon.simulation.toll import Blow, Json
 from daemon.units import FOREVER, NS, iso, show, show_duration
 
@@ -37,10 +37,9 @@ ROWS = (
     ("buffers_end_usd", "buffers at the end", "USD"),
 )
 # Units of what shocks carry; what is not named is a duration (int), a name, or a plain number.
-_UNITS = {
-    "by": "ratio", "spread": "ratio", "initial_margin": "ratio", "maintenance_margin": "ratio", "share": "ratio", "fee": "ratio",
-}  # fmt: skip
-_TO_UNITS = {"funding_spike": "rate/h", "gas_spike": "gwei", "thin_book": "ratio", "oracle_wrong": "1", "congestion": "1"}
+_RATIOS = ("level", "failure", "probability", "by", "spread", "initial_margin", "maintenance_margin")
+_TO_UNITS = {"funding_spike": "rate/h", "gas_spike": "gwei", "thin_book": "ratio", "empty_blocks": "ratio", "route_capacity": "USD"}
+_DURATIONS = ("over", "lasts", "to", "by", "p95", "stale_for")
 _WORDS = {"lasts": "for"}
 
 
@@ -99,6 +98,10 @@ class Ordeal:
             "outcome": episode.run_status,
             "runs": list(episode.run_lines()),
             "acts": [self._act(action) for action in episode.actions],
+            "remarks": [
+                {"at": iso(remark.at), "step": remark.step, "status": remark.status, "reason": remark.reason}
+                for remark in self._remarks(episode)
+            ],
         }
 
     def _act(self, action: EpisodeAction) -> Json:
@@ -119,7 +122,7 @@ class Ordeal:
 
     def _settled_ns(self, action: EpisodeAction) -> int:
         assert action.at is not None
-        return max(action.at, (self.having.settled_at or {}).get(action.action_id, action.at))
+        return max(action.at, self.having.settled_at.get(action.action_id, action.at))
 
     def _settled(self, action: EpisodeAction) -> str:
         return iso(self._settled_ns(action))
@@ -183,21 +186,37 @@ class Ordeal:
         yield f"{self._clock(episode.fired_at):>8}  FIRES    {episode.runbook} on {episode.entity}, because"
         for line in episode.why:
             yield f"{'':21}{line}"
-        for action in episode.actions:
-            assert action.at is not None
-            before, after = self._ratios(action)
-            outcome = action.outcome + (f" ({action.reason})" if action.reason else "")
-            if action.size is not None and action.price is not None:
-                outcome += f", filled {action.size:,g} at {action.price:,g}"
-            arrival = self._arrival(action)
-            told = f"; {arrival}" if arrival else ""
-            moved = f"margin ratio {show_ratio(before)} -> {show_ratio(after)}"
-            yield f"{self._clock(action.at):>8}    act    {action.action}: {action.asked}"
-            yield f"{'':19}{outcome}{told}; {moved}"
+        told: list[tuple[int, list[str]]] = [(action.at or 0, list(self._act_lines(action))) for action in episode.actions]
+        told += [(remark.at, [self._remark_line(remark)]) for remark in self._remarks(episode)]
+        for _, lines in sorted(told, key=lambda item: item[0]):
+            yield from lines
         for line in episode.run_groups():
             yield f"{'':19}{line}"
         cleared = "open at the end" if episode.cleared_at is None else f"{episode.ending} at {self._clock(episode.cleared_at)}"
         yield f"{'':19}{cleared}"
+
+    def _act_lines(self, action: EpisodeAction) -> Iterator[str]:
+        assert action.at is not None
+        before, after = self._ratios(action)
+        outcome = action.outcome + (f" ({action.reason})" if action.reason else "")
+        if action.size is not None and action.price is not None:
+            outcome += f", filled {action.size:,g} at {action.price:,g}"
+        arrival = self._arrival(action)
+        told = f"; {arrival}" if arrival else ""
+        yield f"{self._clock(action.at):>8}    act    {action.action}: {action.asked}"
+        yield f"{'':19}{outcome}{told}; margin ratio {show_ratio(before)} -> {show_ratio(after)}"
+
+    def _remark_line(self, remark: Remark) -> str:
+        return f"{self._clock(remark.at):>8}    step   {remark.step} {remark.status}{': ' if remark.reason else ''}{remark.reason}"
+
+    def _remarks(self, episode: Episode) -> list[Remark]:
+        """What there is to say of its runs' steps; the same again in a later run is said once."""
+        found: dict[tuple[str, str, str], Remark] = {}
+        runs = dict.fromkeys(episode.run_ids)
+        for remark in self.having.remarks:
+            if remark.run_id in runs:
+                found.setdefault((remark.step, remark.status, remark.reason), remark)
+        return list(found.values())
 
     def _table(self) -> Iterator[str]:
         having, lacking = self.having.toll.figures(), self.lacking.toll.figures()
@@ -251,27 +270,27 @@ def describe_blow(blow: Blow) -> str:
     price = f" at {blow.price:,g}" if blow.price == blow.price else ""
     fills = f" in {blow.fills} fills over {show_duration((blow.until - blow.at) / NS)}" if blow.fills > 1 else ""
     cause = f" ({blow.cause})" if blow.cause else ""
-    return f"{blow.kind.replace('_', ' ')}{cause}: {what}{price}{fills}, {show(blow.loss_usd, 'USD')} lost against the oracle price"
+    return f"{blow.kind.replace('_', ' ')}{cause}: {what}{price}{fills}, {show(blow.loss_usd, 'USD')} lost by it"
 
 
 def describe_shock(shock: BaseModel) -> str:
     """A shock of a scenario in a few words: `price_move BTC-USD by -4% over 5m`."""
     kind = str(getattr(shock, "kind", ""))
-    parts = [kind]
-    for name in type(shock).model_fields:
+    subject = [str(getattr(shock, name)) for name in ("market", "chain", "route") if getattr(shock, name, None) is not None]
+    last = ("over", "lasts")
+    names = [name for name in type(shock).model_fields if name not in ("kind", "at", "market", "chain", "route", *last)]
+    parts = [kind, *subject]
+    for name in (*names, *(name for name in last if name in type(shock).model_fields)):
         value = getattr(shock, name)
-        if name in ("kind", "at") or value is None:
-            continue
-        if name in ("market", "chain", "route"):
-            parts.append(str(value))
+        if value is None:
             continue
         word = _WORDS.get(name, name.replace("_", " "))
         if isinstance(value, bool) or not isinstance(value, int | float):
             parts.append(f"{word} {value}")
-        elif isinstance(value, int) and (name in ("lasts", "over") or value >= NS):
-            parts.append(f"{word} {show_duration(value / NS)}")
+        elif isinstance(value, int):
+            parts.append(f"{word} {show_duration(value / NS)}" if name in _DURATIONS else f"{word} {value}")
         else:
-            unit = _TO_UNITS.get(kind, "1") if name == "to" else _UNITS.get(name, "1")
-            parts.append(f"{word} {show(float(value), unit)}")
+            unit = _TO_UNITS.get(kind, "1") if name == "to" else ("ratio" if name in _RATIOS else "1")
+            parts.append(f"{word} {show(value, unit)}")
     back = " and back" if isinstance(shock, PriceMove) and shock.lasts is not None else ""
     return " ".join(parts) + back

@@ -10,25 +10,40 @@ are read as the live adapter would (`observer.py`) and decided on. Nothing here 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from daemon.engine.actions import Action
 from daemon.engine.engine import Engine
 from daemon.engine.events import ActionSettled, FeedFailed, Gap, Observed, RunbooksLoaded
+from daemon.engine.records import ActionDenied, ApprovalRequested, LimitClipped, Record, StepFinished
 from daemon.runbook.model import Runbook
 from daemon.simulation.episode import Episode
 from daemon.simulation.episodes import EpisodeLog
 from daemon.simulation.hands import Hands
 from daemon.simulation.observer import Observer
+from daemon.simulation.paths import HISTORY_H
 from daemon.simulation.rehearsal import SOURCE, Answer, Rehearsal
 from daemon.simulation.scenario import Scenario
 from daemon.simulation.toll import Tally, Toll
 from daemon.simulation.world import World
-from daemon.units import NS, parse_iso
+from daemon.units import NS, parse_iso, show
 from daemon.world.entities import Account, Kind, Route, Topology, Venue
 
 STARTED_NS = parse_iso("2026-02-03T00:00:00Z")  # where a scenario names no start: a course must not depend on today
+VALUED_AT = {"dydx-v4": ("oracle_price",), "hyperliquid": ("mark_price", "oracle_price")}  # what margin uses, the first known
+HISTORY_LEAST_H = 2  # hours of past of a world that nobody reads
 LATER = Answer(outcome=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remark:
+    """Why a step of a run did less than it says, or nothing; `status` as its record has it, asked | denied | clipped besides."""
+
+    at: int
+    run_id: str
+    step: str
+    status: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +54,26 @@ class Course:
     tally: Tally
     toll: Toll
     episodes: tuple[Episode, ...] = ()
-    settled_at: Mapping[str, int] | None = None
+    remarks: tuple[Remark, ...] = ()
+    settled_at: Mapping[str, int] = field(default_factory=dict)
+
+
+def remark(record: Record) -> Remark | None:
+    """What a record says of a step that did not simply do what it says; None for every other record."""
+    match record:
+        case StepFinished() if record.status != "done":
+            return Remark(at=record.at, run_id=record.run_id, step=record.step, status=record.status, reason=record.reason)
+        case ApprovalRequested():
+            asked = f"{record.quorum} of {', '.join(record.people)}: {show(record.notional_usd, 'USD')}"
+            return Remark(at=record.at, run_id=record.run_id, step=record.step, status="asked", reason=asked)
+        case ActionDenied():
+            reason = f"{record.limit or 'the guard'}: {record.reason}"
+            return Remark(at=record.at, run_id=record.run_id, step=record.step, status="denied", reason=reason)
+        case LimitClipped():
+            clipped = f"{record.limit}: {show(record.wanted_usd, 'USD')} wanted, {show(record.allowed_usd, 'USD')} allowed"
+            return Remark(at=record.at, run_id=record.run_id, step=record.step, status="clipped", reason=clipped)
+        case _:
+            return None
 
 
 def accounts_of(scenario: Scenario) -> tuple[Account, ...]:
@@ -62,20 +96,24 @@ def topology_of(scenario: Scenario, provides: Mapping[Kind, frozenset[str]] | No
         for name, route in scenario.routes.items()
     }  # fmt: skip
     return Topology(
-        venues={venue.name: Venue(id=venue.name, chain=venue.chain, provides=provides)},
+        venues={
+            venue.name: Venue(
+                id=venue.name, chain=venue.chain, model=venue.model, valued_at=VALUED_AT[venue.model], provides=provides
+            )
+        },
         accounts={account.id: account for account in accounts_of(scenario)},
         routes=routes,
     )
 
 
-def world_of(scenario: Scenario, seed: int) -> World:
-    """A fresh world of the scenario at its start."""
-    return World(scenario, seed=seed, started_ns=scenario.started_ns(STARTED_NS))
+def world_of(scenario: Scenario, seed: int, history_h: int = HISTORY_H) -> World:
+    """A fresh world of the scenario at its start; its past matters to who looks at windows only."""
+    return World(scenario, seed=seed, started_ns=scenario.started_ns(STARTED_NS), history_h=history_h)
 
 
 def play_alone(scenario: Scenario, *, seed: int) -> Course:
     """The scenario with nobody acting."""
-    world = world_of(scenario, seed)
+    world = world_of(scenario, seed, HISTORY_LEAST_H)
     tally = Tally(world)
     for second in range(1, scenario.seconds + 1):
         world.advance((world.start_s + second) * NS)
@@ -90,12 +128,19 @@ def play(scenario: Scenario, *, seed: int, topology: Topology, engine: Engine, r
     accounts = accounts_of(scenario)
     observer, hands = Observer(world, accounts), Hands(world, accounts)
     log = EpisodeLog(runbooks, topology)
+    remarks: list[Remark] = []
 
     def answer(action: Action, at: int) -> Answer:
         hands.take(action, at)
         return LATER
 
-    rehearsal = Rehearsal(engine, answer=answer, take=log.take)
+    def take(record: Record) -> None:
+        log.take(record)
+        said = remark(record)
+        if said is not None:
+            remarks.append(said)
+
+    rehearsal = Rehearsal(engine, answer=answer, take=take)
     started = world.start_s * NS
     engine.load(runbooks)
     rehearsal.send(Gap(at=started, since=started, cause="start"))
@@ -111,7 +156,9 @@ def play(scenario: Scenario, *, seed: int, topology: Topology, engine: Engine, r
             rehearsal.send(ActionSettled(at=at, action_id=action_id, outcome=outcome))
         tally.follow()
         _look(rehearsal, observer, at)
-    return Course(world=world, tally=tally, toll=tally.toll(), episodes=log.episodes(), settled_at=hands.settled_at)
+    return Course(
+        world=world, tally=tally, toll=tally.toll(), episodes=log.episodes(), remarks=tuple(remarks), settled_at=hands.settled_at
+    )
 
 
 def _look(rehearsal: Rehearsal, observer: Observer, at: int) -> None:

@@ -14,12 +14,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from daemon.simulation.bridges import FLYING
+from daemon.simulation.subaccount import Subaccount
 from daemon.simulation.world import LogEntry, World
 from daemon.units import NS, iso
 from daemon.world import margin
 
-FORCED = ("liquidated", "deleveraged")  # what the venue does to an account that is under water
+FORCED = ("liquidated", "deleveraged", "backstop")  # what the venue does to an account that is under water
 SEVERAL_S = 60  # forced fills of one account no further apart than this are one liquidation
+BY_OTHERS = ("external_close", "auto_deleveraged", "final_settlement")  # a position that is closed although the account is well
 STUCK = ("STUCK", "LOST")  # debited, and nobody says that it will arrive
 MOVING = tuple(FLYING - {*STUCK})  # on its way, there or back
 NO_BLOW = ("funding", "transfer_")  # how the happenings begin that are no blow
@@ -29,7 +31,7 @@ Json = dict[str, object]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blow:
-    """Something the world did to an account: forced fills in a row are one. `size` base units, `loss_usd` against the oracle price."""
+    """Something the world did to an account: forced fills in a row are one. `size` base units, `loss_usd` against margin's price."""
 
     kind: str
     at: int
@@ -58,7 +60,8 @@ def _known(value: float) -> float | None:
 class Toll:
     """What one course came to, USD. pnl = equity, buffers and money on its way at the end less the start; stuck money is not in it.
 
-    `liquidation_loss_usd` (>= 0): fees of forced fills and their distance from the oracle price; `funding_usd` > 0 was received;
+    `liquidation_loss_usd`: fees of forced fills, their distance from the price that margin uses, and what a backstop kept;
+    `funding_usd` > 0 was received;
     `margin_ratio_max` is infinite once equity was used up.
     """
 
@@ -112,7 +115,8 @@ class Tally:
     _start: float = 0.0
     _equity_start: float = 0.0
     _equity_min: float = math.inf
-    _liquidation_fees: float = 0.0
+    _backstop_at: int = -1
+    _stood: dict[tuple[str, int], tuple[object, tuple[float, float]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._equity_start = self._watch()
@@ -139,28 +143,38 @@ class Tally:
     def _watch(self) -> float:
         """Keeps the worst ratio of the second; the equity of all accounts."""
         worst, total = 0.0, 0.0
-        for account in self.world.exchange.subaccounts.values():
-            margins = self.world.exchange.margins(account)
-            worst = max(worst, margin.margin_ratio(margins.equity, margins.maintenance))
-            total += margins.equity
+        for key, account in self.world.exchange.subaccounts.items():
+            equity, ratio = self._stand(key, account)
+            worst = max(worst, ratio)
+            total += equity
         self.ratios.append(worst)
         self._equity_min = min(self._equity_min, total)
         return total
 
+    def _stand(self, key: tuple[str, int], account: Subaccount) -> tuple[float, float]:
+        """Equity and margin ratio of an account; reckoned again only when something that they hang on has changed."""
+        held = account.holdings.items()
+        price, markets = self.world.exchange.price, self.world.markets
+        hangs_on = (account.quote, [(holding.size, price(market), markets[market].maintenance_margin) for market, holding in held])
+        known = self._stood.get(key)
+        if known is not None and known[0] == hangs_on:
+            return known[1]
+        margins = self.world.exchange.margins(account)
+        found = margins.equity, margin.margin_ratio(margins.equity, margins.maintenance)
+        self._stood[key] = hangs_on, found
+        return found
+
     def _note(self, entry: LogEntry) -> None:
         detail = entry.detail
         market = detail.get("market", "")
-        state = self.world.markets.get(market)
         size, price = float(detail.get("size", "0")), float(detail.get("price", "nan"))
         fee = float(detail.get("fee", "0"))
         cause = detail.get("cause", "")
         account = f"{detail.get('address', '')}/{detail.get('subaccount', '')}"
-        # Who closed pays the distance from the oracle price; an external close by hand or ADL says its side by the price alone.
-        apart = abs(price - state.oracle) * size if state is not None and price == price else 0.0
+        # Who closed pays the distance from the price that margin uses; an external close by hand or ADL says its side by the price alone.
+        apart = abs(price - self.world.exchange.price(market)) * size if market and price == price else 0.0
         forced = entry.kind in FORCED
-        loss = apart + fee if forced else apart
-        if forced:
-            self._liquidation_fees += fee
+        loss = apart + fee + self._taken_over(entry)
         blow = Blow(
             kind=entry.kind, at=entry.at, account=account, market=market, size=size, price=price, loss_usd=loss, cause=cause,
             until=entry.at,
@@ -177,6 +191,13 @@ class Tally:
             price=(old.price * old.size + price * size) / (old.size + size) if same and old.size + size else math.nan,
             loss_usd=old.loss_usd + loss, fills=old.fills + 1, cause=cause, until=entry.at,
         )  # fmt: skip
+
+    def _taken_over(self, entry: LogEntry) -> float:
+        """USD that a backstop keeps: what the account still was worth, told with each of its positions and counted with the first."""
+        if entry.kind != "backstop" or entry.at == self._backstop_at:
+            return 0.0
+        self._backstop_at = entry.at
+        return max(0.0, float(entry.detail.get("value", "0")))
 
     def _last_forced(self, account: str) -> int | None:
         newest_first = reversed(list(enumerate(self.blows)))
@@ -198,7 +219,7 @@ class Tally:
         return Toll(
             liquidations=len(forced),
             liquidation_loss_usd=math.fsum(blow.loss_usd for blow in forced),
-            external_closes=sum(blow.kind == "external_close" for blow in self.blows),
+            external_closes=sum(blow.kind in BY_OTHERS for blow in self.blows),
             pnl_usd=equity + self._buffers() + self._moving() - self._start,
             equity_start_usd=self._equity_start,
             equity_end_usd=equity,

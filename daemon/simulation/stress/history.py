@@ -163,10 +163,8 @@ def row_moves(drawn: Drawn, lower: Floats, normals: Floats, rows_per_hour: int) 
 
 def row_premiums(drawn: Drawn, first: Floats, rows_per_hour: int) -> Floats:
     """Premiums by row, straight from hour to hour: float64[markets, hours x rows_per_hour]. `first`: at the start, float64[markets]."""
-    ends = np.empty((len(first), len(drawn.premiums), 2))
-    ends[:, :, 1] = drawn.premiums.T
-    ends[:, 0, 0] = first
-    ends[:, 1:, 0] = ends[:, :-1, 1]
+    ends = drawn.premiums.T
+    starts = np.concatenate([first[:, None], ends[:, :-1]], axis=1)
     shares = np.arange(1.0, rows_per_hour + 1.0) / rows_per_hour
-    rows: Floats = np.matmul(ends, np.stack([1.0 - shares, shares])).reshape(len(first), -1)
+    rows: Floats = (starts[:, :, None] * (1.0 - shares) + ends[:, :, None] * shares).reshape(len(first), -1)
     return rows

@@ -296,7 +296,6 @@ class Ledger:
         self._dirty_accounts: set[str] = set()
         self._dirty_buffers = False
         self._retold: set[str] = set()  # accounts whose collateral to come is not what was told
-        self._arrived: list[tuple[str, float]] = []
         self._adl = list(path.adl)
 
     def _open_rows(self, venue: str, rows: int) -> Flags:
@@ -381,7 +380,6 @@ class Ledger:
                 account.collateral += transfer.amount
                 self._change(account)
             self._dirty_buffers = True
-            self._arrived.append((transfer.action_id, transfer.amount))
             self._note(at, "credited", transfer.destination, f"{transfer.amount:,.0f} USD arrive over {transfer.route}")
 
     def _note(self, at: int, kind: str, subject: str, text: str) -> None:
@@ -660,11 +658,6 @@ class Ledger:
     def cash_changed(self) -> None:
         """Says that every account was paid funding, for the next report."""
         self._dirty_accounts.update(self.accounts)
-
-    def take_arrived(self) -> list[tuple[str, float]]:
-        """(action id, amount) of the transfers credited since the last call."""
-        found, self._arrived = self._arrived, []
-        return found
 
     def take_retold(self) -> list[str]:
         """The accounts whose collateral to come is no longer what was told ahead."""

@@ -268,7 +268,7 @@ def _source(one: RestsOn) -> str:
 def _grounds(report: StressReport, read: Reading) -> str:
     rows = [[escape(one.what), escape(one.value), _source(one)] for one in sorted(report.rests_on, key=lambda one: one.assumed)]
     taken = sum(1 for one in report.rests_on if one.assumed)
-    lead = f"{len(rows)} numbers, {taken} of them assumed: nobody measured those." if rows else "Not said."
+    lead = f"{len(rows)} sections of the world, {taken} of them assumed: nobody measured those." if rows else "Not said."
     parts = [_heading("grounds", "What is calibrated, and what is assumed", lead)]
     heads, style, text = ("What", "Value", "Source"), "grounds", frozenset({1, 2})
     if rows:

@@ -22,10 +22,10 @@ from daemon.simulation.stress.oracle import Oracles
 from daemon.simulation.stress.premium import Premiums, dydx_rates, hyperliquid_rates, sampled
 from daemon.simulation.stress.prices import Jump
 from daemon.simulation.stress.refine import cut, fine_index, straight
-from daemon.simulation.stress.regime import Spells, by_row, counts_of_rows
-from daemon.simulation.stress.surroundings import Adl, Fact, RouteLike, SpellsOf, Surroundings
+from daemon.simulation.stress.regime import Spells, SpellsOf, by_row, counts_of_rows
+from daemon.simulation.stress.surroundings import Adl, Fact, RouteLike, Surroundings
 from daemon.simulation.stress.tilt import Tilt, base_of
-from daemon.simulation.stress.worldfile import CALM, OracleSpec, WorldSpec
+from daemon.simulation.stress.worldfile import OracleSpec, WorldSpec
 from daemon.units import HOUR_NS, MINUTE_NS, NS
 from daemon.world.margin import FUNDING_SAMPLES_AN_HOUR
 
@@ -161,8 +161,9 @@ class PathSource:
         self._oracles = Oracles(self.markets, [law.oracle if law else None for law in laws], grid.steps, grid.step_ns)
         specs = [world.asset(base) for base in bases]
         self._market_of_coin = [self.coin_of.index(coin) for coin in range(len(self.future.bases))]
-        self._spreads = [spec.spread for spec in specs]
-        self._depths = [spec.depth for spec in specs]
+        self._spreads: Floats = np.array([spec.spread for spec in specs])
+        self._depths: Floats = np.array([spec.depth for spec in specs])
+        self._steady: dict[tuple[str, int], Floats] = {}
         self._impact: Floats = np.array([law.premium.impact if law and law.premium else 0.0 for law in laws])
         self._default_8h: Floats = np.array([law.funding_default if law else 0.0 for law in laws])
         fractions = [(margins or {}).get(m, (s.initial_margin, s.maintenance_margin)) for m, s in zip(self.markets, specs, strict=True)]
@@ -289,15 +290,19 @@ class PathSource:
         )  # fmt: skip
 
     def _books(self, of_driver: SpellsOf) -> tuple[Floats, Floats]:
-        table = self.world.regimes.multipliers() if self.world.regimes else (CALM, CALM, CALM)
+        """Spread and depth by market and row; one array serves every path that stays in one regime."""
         made = []
-        for driver, values, factors in (
-            ("spread", self._spreads, [m.spread for m in table]),
-            ("depth", self._depths, [m.depth for m in table]),
-        ):
-            spells: Spells = of_driver(driver, "")
-            row = by_row(factors, spells, counts_of_rows(spells, self.grid.steps, self.grid.rows_per_hour))
-            made.append(np.multiply.outer(np.array(values), row))
+        for driver, values in (("spread", self._spreads), ("depth", self._depths)):
+            spells = of_driver(driver, "")
+            key = (driver, spells[0][1])
+            array = self._steady.get(key) if len(spells) == 1 else None
+            if array is None:
+                factors = [getattr(multipliers, driver) for multipliers in self.surroundings.table]
+                row = by_row(factors, spells, counts_of_rows(spells, self.grid.steps, self.grid.rows_per_hour))
+                array = np.multiply.outer(values, row)
+                if len(spells) == 1:
+                    self._steady[key] = array
+            made.append(array)
         return made[0], made[1]
 
     def _funding(self, first: Floats, premium: Floats | None, halts: Sequence[tuple[str, int, int]]) -> Floats:
@@ -306,7 +311,9 @@ class PathSource:
         if not hours or premium is None:
             return np.zeros((len(self.markets), hours))
         ends = self._hour_rows
-        shown = sampled(premium, self._impact[:, None], out=self._shown)[:, : ends[-1]]
+        shown = premium[:, : ends[-1]]
+        if halts or self._impact.any():
+            shown = sampled(premium, self._impact[:, None], out=self._shown)[:, : ends[-1]]
         per_hour = float(self.grid.rows_per_hour)
         counts = np.full((len(self.markets), hours), per_hour)
         for venue, since, until in halts:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +55,11 @@ def sampled(premiums: Floats, impact: Floats, out: Floats | None = None) -> Floa
     return shown
 
 
+@lru_cache(maxsize=64)
+def _powers(decay: float, count: int) -> Floats:
+    return decay ** np.arange(1.0, count + 1.0)
+
+
 def mean_reverting(pushes: Floats, decay: float, first: Floats) -> Floats:
     """y[k] = decay y[k-1] + pushes[k] along the last axis with y[-1] = `first` (float64[rows of pushes]).
 
@@ -62,7 +68,7 @@ def mean_reverting(pushes: Floats, decay: float, first: Floats) -> Floats:
     assert 0.0 < decay < 1.0
     count = pushes.shape[-1]
     block = max(1, min(count, int(HALF_LIVES * math.log(2.0) / -math.log(decay))))
-    powers = decay ** np.arange(1.0, block + 1.0)
+    powers = _powers(decay, block)
     walked = np.empty_like(pushes)
     before = first
     for begin in range(0, count, block):
@@ -104,8 +110,7 @@ class Premiums:
         self.per_knot = max(1, round(KNOT_S / step_s))  # rows
         self.knots = -(-rows // self.per_knot)
         self.knots_per_hour = 3600.0 / (self.per_knot * step_s)
-        shares = np.arange(1.0, self.per_knot + 1.0) / self.per_knot
-        self._weights = np.stack([1.0 - shares, shares])  # of a knot and the next one, by row between them
+        self._shares = [(row + 1.0) / self.per_knot for row in range(self.per_knot)]  # of the way from a knot to the next, by row
         self.groups: list[_Group] = []
         order: list[int] = []
         for spec in dict.fromkeys(id(spec) for spec in specs if spec is not None):
@@ -122,9 +127,8 @@ class Premiums:
         self.is_in_order = order == list(range(len(self.markets)))
         self._order = order
         self._knots = np.empty((len(order), self.knots))
-        self._ends = np.empty((len(order), self.knots, 2))
+        self._starts = np.empty_like(self._knots)
         self._walk = np.empty((len(order), self.knots, self.per_knot))
-        self._knot_rows = np.minimum(np.arange(1, self.knots + 1) * self.per_knot, rows) - 1
 
     def starts(self, states: Sequence[int]) -> Floats:
         """The premium at the start of a path, its regime's mean: float64[markets]. `states`: the regime of each market at the start."""
@@ -140,7 +144,7 @@ class Premiums:
         `spells`: of each market; `walked`: log of the coins' index over its start, by row.
         """
         first = self.starts([own[0][1] for own in spells])
-        pushed = np.diff(walked[:, self._knot_rows], axis=1, prepend=0.0) if self.any_response else None
+        pushed = self._moves(walked) if self.any_response else None
         shared = all(own is spells[0] for own in spells)
         for group in self.groups:
             pushes = self._knots[group.begin : group.end]
@@ -154,18 +158,32 @@ class Premiums:
             if pushed is not None and group.spec.response:
                 pushes += group.spec.response * pushed[list(group.coins)]
             begins = first[list(group.markets)]
-            ends = self._ends[group.begin : group.end]
-            ends[:, :, 1] = mean_reverting(pushes, group.decay, begins)
-            ends[:, 0, 0] = begins
-            ends[:, 1:, 0] = ends[:, :-1, 1]
-            # Two products a cell: no library and no thread can sum them in another order.
-            np.matmul(ends, self._weights, out=self._walk[group.begin : group.end])
+            ends = mean_reverting(pushes, group.decay, begins)
+            starts = self._starts[group.begin : group.end]
+            starts[:, 0] = begins
+            starts[:, 1:] = ends[:, :-1]
+            ends -= starts
+            lines = self._walk[group.begin : group.end]
+            # Not by matmul: threads of a linear algebra library that wait for each other cost more than all of the rest.
+            for row, share in enumerate(self._shares):
+                np.multiply(ends, share, out=lines[:, :, row])
+                lines[:, :, row] += starts
         walk = self._walk.reshape(len(self._order), self.knots * self.per_knot)[:, : self.rows]
         if self.is_in_order:
             return first, walk
         by_market = np.zeros((len(self.markets), self.rows))
         by_market[self._order] = walk
         return first, by_market
+
+    def _moves(self, walked: Floats) -> Floats:
+        """Log move of each coin from knot to knot: float64[coins, knots]. The last one ends with the rows."""
+        moves = np.empty((len(walked), self.knots))
+        whole = self.rows // self.per_knot
+        moves[:, :whole] = walked[:, self.per_knot - 1 :: self.per_knot]
+        if whole < self.knots:
+            moves[:, whole] = walked[:, -1]
+        moves[:, 1:] -= moves[:, :-1].copy()
+        return moves
 
     def _add_level(self, pushes: Floats, group: _Group, spells: Spells) -> None:
         """Turns standard normals of one or all processes into what each knot adds."""

@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from daemon.errors import UserError
 from daemon.simulation.stress.draws import Draws, Purpose
-from daemon.simulation.stress.regime import Spells, by_row, counts_of_rows, happenings
+from daemon.simulation.stress.regime import Spells, by_row, counts_of_rows, exposure, happenings
 from daemon.simulation.stress.worldfile import WorldSpec
 
 Floats = NDArray[np.float64]
@@ -141,7 +142,7 @@ class Coins:
                 streams += [_Stream(Purpose.JUMP_COMMON, self.bases[i], common.rate, push.shift, [sizes[i]]) for i in coins]
         for i in coins:
             own = self.specs[i].jumps
-            if own is not None:
+            if own is not None and own.rate > 0.0:
                 streams.append(_Stream(Purpose.JUMP_OWN, self.bases[i], own.rate, 0.0, [(i, own.mean, own.deviation)]))
         found: list[Jump] = []
         gains: list[tuple[int, float]] = []
@@ -166,8 +167,7 @@ class Coins:
     ) -> None:
         """Adds the jumps of one stream, and what they say of the pushed law against the plain one."""
         rows = round(hours * rows_per_hour)
-        # A rate changes with a row, as volatility does, so that what a row weighs is exact.
-        aligned = tuple((math.ceil(at * rows_per_hour) / rows_per_hour, state) for at, state in spells)
+        aligned = by_whole_rows(spells, rows_per_hour)
         factors = table
         if push.is_active:
             until = push.rows / rows_per_hour
@@ -178,12 +178,19 @@ class Coins:
                 if state < len(table) and end > at:
                     a_row = (push.factor - 1.0) * stream.rate * table[state] / rows_per_hour
                     losses.append((round(at * rows_per_hour), round(end * rows_per_hour), a_row))
-        for at, normal, _ in happenings(draws, stream.purpose, stream.entity, stream.rate, aligned, factors, hours):
+        total = stream.rate * exposure(1.0, aligned, tuple(factors), hours)
+        for at, normal, _ in happenings(draws, stream.purpose, stream.entity, stream.rate, aligned, factors, hours, total):
             row = min(rows - 1, int(at * rows_per_hour))
             if push.is_active and row < push.rows:
                 normal += stream.shift if push.is_pushed else 0.0
                 gains.append((row, math.log(push.factor) + stream.shift * normal - 0.5 * stream.shift**2))
             found += [Jump(row, coin, mean + deviation * normal) for coin, mean, deviation in stream.sizes]
+
+
+@lru_cache(maxsize=64)
+def by_whole_rows(spells: Spells, rows_per_hour: int) -> Spells:
+    """The spells as rows see them: a rate changes with a row, as volatility does, so that what a row weighs is exact."""
+    return tuple((math.ceil(at * rows_per_hour) / rows_per_hour, state) for at, state in spells)
 
 
 def split(spells: Spells, hour: float, offset: int) -> Spells:

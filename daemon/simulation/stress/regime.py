@@ -1,7 +1,7 @@
 """The latent regime of a path, and what happens at rates that depend on it (floor 5).
 
     spells = regime_spells(draws, world.regimes, hours=168.0)     # ((0.0, 0), (31.2, 1), ...): hour since the start, regime
-    happenings(draws, Purpose.VENUE_HALT, "dydx", 0.001, spells, factors, hours=168.0)
+    Clock(draws, of_driver, factors, 168.0).outages(Purpose.VENUE_HALT, "dydx", law.halt, "venue_halt", "dydx")
 
 Regimes are numbered 0 calm, 1 stressed, 2 crisis. Times are hours since the start of the path, exact: rows are cut later.
 """
@@ -9,7 +9,8 @@ Regimes are numbered 0 calm, 1 stressed, 2 crisis. Times are hours since the sta
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ from daemon.simulation.stress.draws import Draws, Purpose
 from daemon.simulation.stress.worldfile import REGIMES, Outage, Regimes
 
 Spells = tuple[tuple[float, int], ...]
+SpellsOf = Callable[[str, str], Spells]  # (driver, entity) -> its regimes
+Interval = tuple[float, float]  # hours since the start: [since, until)
 CALM_SPELLS: Spells = ((0.0, 0),)
 SPELLS_MAX = 10_000
 HAPPENINGS_MAX = 10_000
@@ -76,10 +79,11 @@ def worsening_log_ratio(spells: Spells, regimes: Regimes | None, hours: float, w
     return total
 
 
-def counts_of_rows(spells: Spells, rows: int, rows_per_hour: float) -> list[int]:
+@lru_cache(maxsize=64)
+def counts_of_rows(spells: Spells, rows: int, rows_per_hour: float) -> tuple[int, ...]:
     """How many rows each spell covers; a row has the regime in which it began."""
     starts = [min(rows, math.ceil(at * rows_per_hour)) for at, _ in spells]
-    return [end - start for start, end in zip(starts, [*starts[1:], rows], strict=True)]
+    return tuple(end - start for start, end in zip(starts, [*starts[1:], rows], strict=True))
 
 
 def by_row(values: Sequence[float], spells: Spells, counts: Sequence[int]) -> NDArray[np.float64]:
@@ -97,24 +101,28 @@ def state_at(spells: Spells, hour: float) -> int:
     return found
 
 
-def exposure(rate: float, spells: Spells, factors: Sequence[float], hours: float) -> float:
+@lru_cache(maxsize=256)
+def exposure(rate: float, spells: Spells, factors: tuple[float, ...], hours: float) -> float:
     """Expected number of happenings until `hours`."""
     ends = [at for at, _ in spells[1:]] + [hours]
     return sum(rate * factors[state] * max(0.0, min(end, hours) - at) for (at, state), end in zip(spells, ends, strict=True))
 
 
+Happening = tuple[float, float, float]  # hour since the start, a standard normal, a number in (0, 1)
+
+
 def happenings(
-    draws: Draws, purpose: Purpose, entity: str, rate: float, spells: Spells, factors: Sequence[float], hours: float
-) -> list[tuple[float, float, float]]:
-    """A Poisson stream at `rate` an hour x the factor of the regime: (hour, a standard normal, a number in (0, 1)) of each.
+    draws: Draws, purpose: Purpose, entity: str, rate: float, spells: Spells, factors: Sequence[float], hours: float, total: float
+) -> list[Happening]:
+    """A Poisson stream at `rate` an hour x the factor of the regime. `total`: its `exposure`, so that most streams end at once.
 
     Unit exponentials are spent along the accumulated rate, so that a path's happenings come earlier, not elsewhere, under a higher one.
     """
-    if rate <= 0.0:
-        return []
     stream = draws.stream(purpose, entity)
-    found: list[tuple[float, float, float]] = []
     left = stream.standard_exponential()
+    if left > total:
+        return []
+    found: list[Happening] = []
     ends = [at for at, _ in spells[1:]] + [hours]
     for (begin, state), end in zip(spells, ends, strict=True):
         speed = rate * factors[state]
@@ -127,6 +135,41 @@ def happenings(
             found.append((at, stream.standard_normal(), stream.random()))
             left = stream.standard_exponential()
     return found
+
+
+class Clock:
+    """What happens within one path at rates that its regimes multiply: `factors` by driver and regime."""
+
+    __slots__ = ("_draws", "_factors", "_hours", "_of_driver")
+
+    def __init__(self, draws: Draws, of_driver: SpellsOf, factors: Mapping[str, tuple[float, ...]], hours: float) -> None:
+        self._draws, self._of_driver, self._factors, self._hours = draws, of_driver, factors, hours
+
+    def happenings(self, purpose: Purpose, entity: str, rate: float, driver: str, of: str) -> list[Happening]:
+        """Everything of a stream at `rate` an hour in calm, multiplied as `driver` of the entity `of` is."""
+        if rate <= 0.0:
+            return []
+        spells, factors = self._of_driver(driver, of), self._factors[driver]
+        total = rate * exposure(1.0, spells, factors, self._hours)
+        return happenings(self._draws, purpose, entity, rate, spells, factors, self._hours, total)
+
+    def outages(self, purpose: Purpose, entity: str, outage: Outage | None, driver: str, of: str) -> list[Interval]:
+        """When an outage is in force, overlaps joined."""
+        if outage is None:
+            return []
+        happened = self.happenings(purpose, entity, outage.rate, driver, of)
+        return merged([(at, at + lasting_hours(outage, normal)) for at, normal, _ in happened]) if happened else []
+
+
+def merged(intervals: Iterable[Interval]) -> list[Interval]:
+    """The union of intervals, in order."""
+    joined: list[Interval] = []
+    for since, until in sorted(intervals):
+        if joined and since <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(joined[-1][1], until))
+        else:
+            joined.append((since, until))
+    return joined
 
 
 def lasting_hours(outage: Outage, normal: float) -> float:

@@ -19,6 +19,7 @@ from daemon.simulation.stress.tally import Tally
 from daemon.units import show_duration
 
 ASSUMED = "assumed"
+VALUE_CHARS = 72  # of a section's numbers on a terminal
 NAN = float("nan")
 
 
@@ -87,10 +88,11 @@ class StressReport:
     def _grounds(self) -> Iterator[str]:
         taken = sum(1 for one in self.rests_on if one.assumed)
         if self.rests_on:
-            yield f"rests on {len(self.rests_on)} numbers, {taken} of them assumed:"
+            yield f"rests on {len(self.rests_on)} sections of the world, {taken} of them assumed (the page has them in full):"
             width = min(44, max(len(one.what) for one in self.rests_on))
             for one in sorted(self.rests_on, key=lambda one: one.assumed):
-                yield f"  {one.what:<{width}}  {one.value}  [{one.source}]"
+                value = one.value if len(one.value) <= VALUE_CHARS else one.value[:VALUE_CHARS].rpartition(",")[0] + ", ..."
+                yield f"  {one.what:<{width}}  {value}  [{one.source}]"
         else:
             yield "rests on: not said"
         for test in self.back_test:
@@ -138,7 +140,7 @@ def share(value: float) -> str:
         return "not known"
     if 0.0 < value < 0.0001:
         return f"{100 * value:.1g}%"
-    return f"{100 * value:.2f}%"
+    return f"{round(100 * value, 2) + 0.0:.2f}%"  # + 0.0: no -0.00%
 
 
 def usd(value: float, *, sign: bool = False) -> str:
@@ -182,7 +184,7 @@ def _liquidation(read: Reading) -> Iterator[str]:
 
 def _harm(read: Reading) -> Iterator[str]:
     count, p = round(read.number("harmed_paths")), read.number("harmed_probability", "p")
-    yield f"HARM: {count:,} paths are worse only with the runbooks ({share(p)})"
+    yield f"HARM: {count:,} path{'' if count == 1 else 's'} {'is' if count == 1 else 'are'} worse only with the runbooks ({share(p)})"
     killed, poorer = Reading(read.section("harm", "liquidated_only_with")), Reading(read.section("harm", "poorer"))
     for what, found in (
         ("liquidated with the runbooks, not without", killed),

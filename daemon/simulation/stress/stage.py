@@ -14,7 +14,6 @@ import math
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
 from typing import Protocol, assert_never
 
 import numpy as np
@@ -382,7 +381,8 @@ class Stage:
             self._scan(hot, path, ledger, desk)
         else:
             self._walk(path, ledger, desk)
-        ledger.run()
+        if desk.touched:
+            ledger.run()
         return desk.touched
 
     def _scan(self, hot: StageHot, path: Path, ledger: Ledger, desk: _Desk) -> None:
@@ -449,7 +449,6 @@ class _Desk:
         self.touched = False
         self._facts = list(path.facts)
         self._told = 0
-        self._settling: dict[str, float] = {}  # transfers under way, by action id
 
     @property
     def next_fact_at(self) -> int:
@@ -477,14 +476,10 @@ class _Desk:
             fact = self._facts[self._told]
             self._told += 1
             rows.append(Row(kind=fact.kind, entity=fact.entity, values=fact.values, event_ts=FOREVER))
-        arrived = ledger.take_arrived()
         self._retell(at)
         rows += ledger.report()
         if rows or plain:
             self.rehearsal.send(Observed(at=at, source=SOURCE, rows=tuple(rows)))
-        for action_id, amount in arrived:
-            outcome = Outcome(status="done", amount=Decimal(repr(amount)), reference=f"credited@{at}")
-            self.rehearsal.settle(action_id, Answer(outcome=outcome), at)
         self.rehearsal.wake(at)
 
     def _retell(self, at: int) -> None:
@@ -496,7 +491,7 @@ class _Desk:
                     hot.foretell(Kind.ACCOUNT, name, "collateral", at, values)
 
     def answer(self, action: Action, at: int) -> Answer:
-        """The outcome of an action, or none yet for money on its way."""
+        """The outcome of an action, and what is read back after it."""
         ledger = self.ledger
         match action:
             case ShrinkPosition():
@@ -506,9 +501,11 @@ class _Desk:
                 return Answer(outcome=outcome, rows=tuple(ledger.report_of(action.account, action.market)))
             case MoveBuffer():
                 self.touched = True
-                outcome_or_none, _ = ledger.move(action, at)
+                refused, _ = ledger.move(action, at)
                 self._retell(at)
-                return Answer(outcome=outcome_or_none, rows=tuple(ledger.report_of("")))
+                # As live: done once the source is debited; what arrives, and when, is read at the destination.
+                outcome = refused or Outcome(status="done", reason="in flight", amount=action.amount, reference=f"transfer@{at}")
+                return Answer(outcome=outcome, rows=tuple(ledger.report_of("")))
             case CancelOrders():
                 return Answer(outcome=DONE, rows=tuple(ledger.report_of(action.account)))
             case Halt() | Resume() | Notify() | CallWebhook():

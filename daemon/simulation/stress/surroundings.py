@@ -7,18 +7,18 @@ regime's factor; how long something lasts is log-normal. Hours count from the st
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import NamedTuple, Protocol
 
 from daemon.simulation.stress.draws import NORMAL, Draws, Purpose
-from daemon.simulation.stress.regime import Z95, Spells, happenings, lasting_hours, regime_spells, state_at
-from daemon.simulation.stress.worldfile import CALM, ChainWorld, Outage, RouteWorld, VenueWorld, WorldSpec
+from daemon.simulation.stress.regime import Z95, Clock, Interval, Spells, SpellsOf, lasting_hours, merged, regime_spells, state_at
+from daemon.simulation.stress.worldfile import CALM, ChainWorld, RouteWorld, VenueWorld, WorldSpec
 from daemon.units import HOUR_NS, NS
 from daemon.world.entities import Kind
 
-SpellsOf = Callable[[str, str], Spells]  # (driver, entity) -> its regimes
-Interval = tuple[float, float]  # hours since the start: [since, until)
+DRIVEN = ("venue_halt", "sequencer_stop", "bridge_lock", "adl", "oracle_freeze")  # rates that a regime multiplies
 GATED_AFTER_H = 300.0 / 3600.0  # a halt this long shuts withdrawals afterwards (dydxprotocol/v4-chain x/subaccounts/types/update.go)
 TAIL_SHARE = 0.001  # of transfers that take longer than a route's `tail`
 
@@ -100,17 +100,6 @@ class Events:
 NOTHING = Events(facts=(), halts=(), adl=(), faults=())
 
 
-def merged(intervals: Iterable[Interval]) -> list[Interval]:
-    """The union of intervals, in order."""
-    joined: list[Interval] = []
-    for since, until in sorted(intervals):
-        if joined and since <= joined[-1][1]:
-            joined[-1] = (joined[-1][0], max(joined[-1][1], until))
-        else:
-            joined.append((since, until))
-    return joined
-
-
 def delay_quantile(law: RouteWorld | None, eta_s: float, p95_s: float, u: float) -> float:
     """Seconds that a share `u` of transfers stays below; inf for those that get stuck. `eta_s`, `p95_s`: where the law says none.
 
@@ -152,6 +141,11 @@ class Surroundings:
         self.chain_laws: dict[str, ChainWorld] = {name: law for name in dict.fromkeys(chains) if (law := world.chain(name)) is not None}
         self._market_laws = [self.venue_laws[market.partition(":")[0]] for market in self.markets]
         self.table = world.regimes.multipliers() if world.regimes else (CALM, CALM, CALM)
+        self._factors = {driver: tuple(getattr(m, driver) for m in self.table) for driver in DRIVEN}
+        self._etas = {
+            name: [{"route_eta": route.eta_ns / NS * m.delay, "route_eta_slow": route.p95_ns / NS * m.delay} for m in self.table]
+            for name, route in self.routes.items()
+        }
         self._opening = self._opening_facts()
         self.is_quiet = not (self._opening or any(self._market_laws))
 
@@ -174,19 +168,11 @@ class Surroundings:
         """Everything that happens around the prices until `hours` after the start."""
         if self.is_quiet:
             return NOTHING
-        table = self.table
         facts = list(self._opening)
-
-        def outages(purpose: Purpose, driver: str, entity: str, outage: Outage | None, factors: list[float]) -> list[Interval]:
-            if outage is None:
-                return []
-            happened = happenings(draws, purpose, entity, outage.rate, of_driver(driver, entity), factors, hours)
-            return merged((at, at + lasting_hours(outage, normal)) for at, normal, _ in happened)
-
+        clock = Clock(draws, of_driver, self._factors, hours)
         halts: dict[str, list[Interval]] = {}
-        factors = [m.venue_halt for m in table]
         for venue, law in self.venue_laws.items():
-            halts[venue] = outages(Purpose.VENUE_HALT, "venue_halt", venue, law.halt, factors) if law else []
+            halts[venue] = clock.outages(Purpose.VENUE_HALT, venue, law.halt, "venue_halt", venue) if law else []
             for since, until in halts[venue]:
                 shut = {"venue_up": 0.0, "withdrawals_open": 0.0}
                 facts.append(Fact(self._ns(since), Kind.VENUE, venue, shut))
@@ -196,43 +182,40 @@ class Surroundings:
                     facts.append(Fact(self._ns(until + gate), Kind.VENUE, venue, {"withdrawals_open": 1.0}))
                 else:
                     facts.append(Fact(self._ns(until), Kind.VENUE, venue, {"venue_up": 1.0, "withdrawals_open": 1.0}))
-        stops, slow = self._chain_events(draws, of_driver, outages, hours, facts)
-        self._route_facts(of_driver, outages, halts, stops, slow, facts)
-        facts.sort(key=lambda fact: fact.at)
+        stops, slow = self._chain_events(draws, of_driver, clock, facts)
+        self._route_facts(of_driver, clock, halts, stops, slow, facts)
+        facts.sort(key=itemgetter(0))
+        end = self._ns(hours)
+        while facts and facts[-1].at > end:
+            facts.pop()
         return Events(
-            facts=tuple(fact for fact in facts if fact.at <= self._ns(hours)),
+            facts=tuple(facts),
             halts=tuple((venue, self._ns(a), self._ns(b)) for venue, found in halts.items() for a, b in found),
-            adl=self._adl(draws, of_driver, hours),
-            faults=self._faults(draws, of_driver, halts, hours),
+            adl=self._adl(clock),
+            faults=self._faults(clock, halts),
         )
 
     def _chain_events(
-        self,
-        draws: Draws,
-        of_driver: SpellsOf,
-        outages: Callable[[Purpose, str, str, Outage | None, list[float]], list[Interval]],
-        hours: float,
-        facts: list[Fact],
+        self, draws: Draws, of_driver: SpellsOf, clock: Clock, facts: list[Fact]
     ) -> tuple[dict[str, list[Interval]], dict[str, list[Interval]]]:
         """Stops and slow finality by chain; tells of them and of gas."""
         stops: dict[str, list[Interval]] = {}
         slow: dict[str, list[Interval]] = {}
-        factors = [m.sequencer_stop for m in self.table]
         for chain, law in self.chain_laws.items():
-            stops[chain] = outages(Purpose.SEQUENCER_STOP, "sequencer_stop", chain, law.stop, factors)
+            stops[chain] = clock.outages(Purpose.SEQUENCER_STOP, chain, law.stop, "sequencer_stop", chain)
             for since, until in stops[chain]:
                 facts.append(Fact(self._ns(since), Kind.CHAIN, chain, {"sequencer_up": 0.0, "tx_per_block": 0.0}))
                 facts.append(Fact(self._ns(until), Kind.CHAIN, chain, {"sequencer_up": 1.0, "tx_per_block": law.tx_per_block}))
-            slow[chain] = outages(Purpose.FINALITY, "sequencer_stop", f"finality:{chain}", law.finality_delay, factors)
+            slow[chain] = clock.outages(Purpose.FINALITY, chain, law.finality_delay, "sequencer_stop", f"finality:{chain}")
             for since, until in slow[chain]:
                 assert law.finality_delay is not None
                 facts.append(Fact(self._ns(since), Kind.CHAIN, chain, {"finality_delay": law.finality_delay.to / NS}))
                 facts.append(Fact(self._ns(until), Kind.CHAIN, chain, {"finality_delay": law.finality / NS}))
             spells = of_driver("gas", chain)
             if len(spells) > 1 or spells[0][1] or law.gas_deviation:
-                stream = draws.stream(Purpose.GAS, chain)
-                for at, state in spells:
-                    factor = self.table[state].gas * math.exp(law.gas_deviation * stream.standard_normal())
+                normals = draws.stream(Purpose.GAS, chain).standard_normal(len(spells)).tolist()
+                for (at, state), normal in zip(spells, normals, strict=True):
+                    factor = self.table[state].gas * math.exp(law.gas_deviation * normal)
                     told = {"gas_price": law.gas_price * factor, "tx_cost": law.tx_cost * factor}
                     facts.append(Fact(self._ns(at), Kind.CHAIN, chain, told))
         return stops, slow
@@ -240,17 +223,16 @@ class Surroundings:
     def _route_facts(
         self,
         of_driver: SpellsOf,
-        outages: Callable[[Purpose, str, str, Outage | None, list[float]], list[Interval]],
+        clock: Clock,
         halts: Mapping[str, list[Interval]],
         stops: Mapping[str, list[Interval]],
         slow: Mapping[str, list[Interval]],
         facts: list[Fact],
     ) -> None:
         """A route is open while it is not locked, its chains advance and its venues trade; routes of one model lock together."""
-        factors = [m.bridge_lock for m in self.table]
         for name, route in self.routes.items():
             law = self.laws[name]
-            closed = outages(Purpose.BRIDGE_LOCK, "bridge_lock", route.model or name, law.lock if law else None, factors)
+            closed = clock.outages(Purpose.BRIDGE_LOCK, route.model or name, law.lock if law else None, "bridge_lock", route.model or name)
             for end in (route.source, route.destination):
                 closed = closed + stops.get(end, []) + halts.get(end.partition("#")[0], [])
             for since, until in merged(closed):
@@ -258,54 +240,46 @@ class Surroundings:
                 facts.append(Fact(self._ns(until), Kind.ROUTE, name, {"route_open": 1.0}))
             late = slow.get(route.source, []) if law is None or law.waits_finality else []
             spells = of_driver("delay", name)
-            changes = {at for at, _ in spells[1:]} | {at for interval in late for at in interval}
-            if spells[0][1]:
-                changes.add(0.0)
-            for at in sorted(changes):
-                factor = self.table[state_at(spells, at)].delay
-                extra = self._finality_extra_s(route.source) if any(since <= at < until for since, until in late) else 0.0
-                told = {"route_eta": route.eta_ns / NS * factor + extra, "route_eta_slow": route.p95_ns / NS * factor + extra}
-                facts.append(Fact(self._ns(at), Kind.ROUTE, name, told))
+            told = self._etas[name]
+            if not late:
+                facts += [Fact(self._ns(at), Kind.ROUTE, name, told[state]) for at, state in spells if at or state]
+                continue
+            extra = self._finality_extra_s(route.source)
+            for at in sorted({at for at, _ in spells} | {at for interval in late for at in interval}):
+                values = told[state_at(spells, at)]
+                if any(since <= at < until for since, until in late):
+                    values = {signal: value + extra for signal, value in values.items()}
+                facts.append(Fact(self._ns(at), Kind.ROUTE, name, values))
 
     def _finality_extra_s(self, chain: str) -> float:
         law = self.chain_laws[chain]
         return max(0.0, (law.finality_delay.to - law.finality) / NS) if law.finality_delay else 0.0
 
-    def _adl(self, draws: Draws, of_driver: SpellsOf, hours: float) -> tuple[Adl, ...]:
-        factors = [m.adl for m in self.table]
+    def _adl(self, clock: Clock) -> tuple[Adl, ...]:
         found = []
         for market, law in zip(self.markets, self._market_laws, strict=True):
             if law is not None and law.adl is not None:
-                happened = happenings(draws, Purpose.ADL, market, law.adl.rate, of_driver("adl", market), factors, hours)
+                happened = clock.happenings(Purpose.ADL, market, law.adl.rate, "adl", market)
                 found += [Adl(self._ns(at), market, law.adl.share) for at, _, _ in happened]
         return tuple(sorted(found))
 
-    def _faults(self, draws: Draws, of_driver: SpellsOf, halts: Mapping[str, list[Interval]], hours: float) -> tuple[OracleFault, ...]:
+    def _faults(self, clock: Clock, halts: Mapping[str, list[Interval]]) -> tuple[OracleFault, ...]:
         """Oracles that are late, then wrong, then stand still, which a halt and the time after it also make them do."""
         late, wrong, frozen = [], [], []
-        factors = [m.oracle_freeze for m in self.table]
         for i, (market, law) in enumerate(zip(self.markets, self._market_laws, strict=True)):
             oracle = law.oracle if law else None
             stale = oracle.restart_stale / HOUR_NS if oracle else 0.0
             frozen += [OracleFault(i, since, until + stale) for since, until in halts[market.partition(":")[0]]]
             if oracle is None:
                 continue
-            if oracle.late is not None:
-                for at, normal, _ in happenings(
-                    draws, Purpose.ORACLE_LATE, market, oracle.late.rate, of_driver("oracle", market), factors, hours
-                ):
-                    late.append(OracleFault(i, at, at + lasting_hours(oracle.late, normal), lag_h=oracle.late.by / HOUR_NS))
+            behind = clock.outages(Purpose.ORACLE_LATE, market, oracle.late, "oracle_freeze", market)
+            late += [OracleFault(i, since, until, lag_h=oracle.late.by / HOUR_NS) for since, until in behind if oracle.late]
             if oracle.wrong is not None:
-                for at, normal, u in happenings(
-                    draws, Purpose.ORACLE_WRONG, market, oracle.wrong.rate, of_driver("oracle", market), factors, hours
-                ):
+                for at, normal, u in clock.happenings(Purpose.ORACLE_WRONG, market, oracle.wrong.rate, "oracle_freeze", market):
                     factor = math.exp(oracle.wrong.deviation * NORMAL.inv_cdf(min(max(u, 1e-15), 1.0 - 1e-15)))
                     wrong.append(OracleFault(i, at, at + lasting_hours(oracle.wrong, normal), factor=factor))
-            if oracle.freeze is not None:
-                for at, normal, _ in happenings(
-                    draws, Purpose.ORACLE_FREEZE, market, oracle.freeze.rate, of_driver("oracle", market), factors, hours
-                ):
-                    frozen.append(OracleFault(i, at, at + lasting_hours(oracle.freeze, normal)))
+            stood = clock.outages(Purpose.ORACLE_FREEZE, market, oracle.freeze, "oracle_freeze", market)
+            frozen += [OracleFault(i, since, until) for since, until in stood]
         return (*late, *wrong, *sorted(frozen, key=lambda fault: fault.since))
 
     # --- what is told at the start ----------------------------------------------------------------------------------------------
