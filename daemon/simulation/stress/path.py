@@ -173,7 +173,6 @@ class PathSource:
         np.empty(_ROOM)  # allocated and given back at once, see _ROOM
         self._bits = Bits()
         self._shown = np.empty((len(self.markets), grid.steps))
-        self._is_plain_map = self.coin_of == list(range(len(self.future.bases)))
         first_hour = (grid.start // HOUR_NS + 1) * HOUR_NS
         self.funding_at: Ints = np.arange(first_hour, int(grid.at[-1]) + 1, HOUR_NS, dtype=np.int64)
         self._hour_rows: Ints = np.searchsorted(grid.at, self.funding_at, side="right")  # rows up to each full hour
@@ -267,16 +266,19 @@ class PathSource:
         elif self._premiums.any:
             first, premium = self._premiums.draw(draws, [of_driver("premium", market) for market in self.markets], walked)
         events = self.surroundings.events(draws, of_driver, grid.hours)
-        logs = walked if self._is_plain_map else walked[self.coin_of]
-        index = np.exp(logs)
-        index *= (self.prices / (1.0 + first))[:, None]
-        mid = index
-        if premium is not None:
-            mid = np.multiply(index, premium)
-            mid += index
+        # Market by market, so that a row of a market is still in the cache when the next step reads it.
+        index = np.empty((len(self.markets), rows))
+        mid = index if premium is None else np.empty_like(index)
+        starts = self.prices / (1.0 + first)
+        for i, coin in enumerate(self.coin_of):
+            np.exp(walked[coin], out=index[i])
+            index[i] *= starts[i]
+            if premium is not None:
+                np.multiply(index[i], premium[i], out=mid[i])
+                mid[i] += index[i]
         halts = events.halts
         by_coin = [walked[coin] for coin in self.coin_of]
-        oracle = self._oracles.prices(draws, index, by_coin, first, premium, events.faults, self.prices / (1.0 + first))
+        oracle = self._oracles.prices(draws, index, by_coin, first, premium, events.faults, starts)
         funding = self._funding(first, premium, halts)
         regime = np.repeat(np.array([state for _, state in spells], dtype=np.int8), counts_of_rows(spells, rows, grid.rows_per_hour))
         spread, depth = self._books(of_driver)

@@ -121,10 +121,12 @@ class Coins:
         mix = self.lower if correlated else np.eye(len(self.bases))
         # einsum and not matmul: sums of a fixed order, whatever the linear algebra library and its threads do.
         np.einsum("ik,kt->it", mix * (self.volatility * math.sqrt(step))[:, None], normals, out=out)
-        out *= scale
         variance = scale * scale
+        cost = np.empty(out.shape[1])
         for i, row in enumerate(out):
-            row += (-0.5 * self.volatility[i] ** 2 * step) * (variance[i] if variance.ndim == 2 else variance)
+            row *= scale[i] if scale.ndim == 2 else scale
+            np.multiply(variance[i] if variance.ndim == 2 else variance, -0.5 * self.volatility[i] ** 2 * step, out=cost)
+            row += cost
             if self.drift[i]:
                 row += self.drift[i] * step
 
