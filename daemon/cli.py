@@ -304,6 +304,10 @@ def stress(
     rare: Annotated[Rare, typer.Option("--rare", help="auto looks for rare liquidations where plain paths see too few.")] = Rare.AUTO,
     dependence: Annotated[Switch, typer.Option("--dependence", help="off: what independence would have claimed.")] = Switch.ON,
     leave_one_out: Annotated[Switch, typer.Option("--leave-one-out", help="Play again without each runbook that ran.")] = Switch.ON,
+    history: Annotated[Path | None, typer.Option("--history", metavar="DIR", help="Draw prices and funding from a recording.")] = None,
+    history_venue: Annotated[
+        str | None, typer.Option("--history-venue", metavar="NAME", help="Whose closes there; each market's own venue when absent.")
+    ] = None,
     output: Output = Format.TEXT,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Also write stress.json, paths.parquet, stress.html.")] = None,
     config: Config = DEFAULT_CONFIG,
@@ -321,7 +325,7 @@ def stress(
         "book": book, "worlds": [*world, *(more or ())], "runbooks": runbooks, "nobody": no_runbooks, "limits": limits, "paths": paths,
         "horizon": horizon, "seed": seed, "workers": workers, "rare": rare is Rare.AUTO, "dependence": dependence is Switch.ON,
         "leave_one_out": leave_one_out is Switch.ON, "json_format": output is Format.JSON, "out": out, "config": config,
-        "engine": engine.value,
+        "engine": engine.value, "history": history, "history_venue": history_venue,
     }  # fmt: skip
     if cluster is None:
         _finish(_job("stressing", "stress")(**options))

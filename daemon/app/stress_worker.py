@@ -13,7 +13,7 @@ import threading
 from typing import cast
 
 from daemon.app.live_stress import Figures, Question
-from daemon.app.stressing import COMPILED_FROM, Job, read_text, stressed
+from daemon.app.stressing import COMPILED_FROM, Job, read_text, stressed, with_past
 from daemon.engine.codec import decode_as, encode_as
 from daemon.errors import UserError
 from daemon.simulation.stress.report import Reading
@@ -30,7 +30,7 @@ def play(question: Question) -> Figures:
         runbooks=question.runbooks, house=question.house, steps=question.horizon_ns // MINUTE_NS, start=question.start,
         seed=question.seed, compiled=question.paths >= COMPILED_FROM,
     )  # fmt: skip
-    report, _ = stressed(job, paths=question.paths, workers=1, leave_one_out=False)
+    report, _ = stressed(with_past(job), paths=question.paths, workers=1, leave_one_out=False)
     read = Reading(report.figures)
     return Figures(
         liquidation_probability=read.number("with", "liquidation_probability"),

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from daemon.app.execution import Choice, compiler
 from daemon.app.live_book import LIVE, live_desk
+from daemon.app.past import Past, past_of
 from daemon.app.pool import Pool, progress_bar
 from daemon.app.replaying import house_limits
 from daemon.app.stress_files import write_report
@@ -65,6 +66,7 @@ class Job:
     compiled: bool
     dependence: bool = True
     left_out: str = ""
+    past: Past | None = None  # what prices are drawn from, in the place of the world's own law
     aimed: bool = False  # rare liquidations are looked for by importance sampling
 
     @property
@@ -91,7 +93,10 @@ def stage_of(job: Job) -> Stage:
     book, world = book_of(job), world_of(job)
     tilt = aim(world, book, horizon_ns=job.horizon_ns, start=job.start) if job.aimed else None
     grid = Grid(start=job.start, steps=job.steps)
-    futures = WorldFutures(world, book, grid=grid, seed=job.seed, tilt=tilt, dependence=job.dependence)
+    futures = WorldFutures(
+        world, book, grid=grid, seed=job.seed, tilt=tilt, dependence=job.dependence,
+        past=job.past.residuals if job.past else None,
+    )  # fmt: skip
     return Stage(
         book, runbooks=runbooks_of(job), house=job.house, source=futures,
         compiler=compiler() if job.compiled else None,
@@ -104,8 +109,17 @@ def book_of(job: Job) -> Book:
 
 
 def world_of(job: Job) -> WorldSpec:
-    """The world. Raises RunbookError with every mistake."""
-    return parse_world(job.world[1], job.world[0])
+    """The world, drawing from the job's past where it has one. Raises RunbookError with every mistake."""
+    world = parse_world(job.world[1], job.world[0])
+    return world if job.past is None else job.past.drawn_by(world)
+
+
+def with_past(job: Job, folder: Path | None = None, venue: str | None = None) -> Job:
+    """The job with the past of a recording: of `folder`, else of the world's own file where it draws from one. Raises UserError."""
+    world = world_of(job)
+    if folder is None and world.model == "history" and world.history is not None and world.history.recording:
+        folder = Path(world.history.recording)
+    return job if folder is None else replace(job, past=past_of(folder, book_of(job), world, venue=venue))
 
 
 def runbooks_of(job: Job) -> tuple[Runbook, ...]:
@@ -144,7 +158,7 @@ def stress(
     book: str,
     worlds: Sequence[str],
     runbooks: Path | None,
-    nobody: bool,
+    nobody: bool = False,
     limits: Path | None,
     paths: int,
     horizon: str,
@@ -158,12 +172,15 @@ def stress(
     config: Path,
     engine: Choice = "auto",
     executor: Executor | None = None,
+    history: Path | None = None,
+    history_venue: str | None = None,
 ) -> int:
     """Stress a book and print what comes of it; 0 when it was played.
 
     Several worlds make one document each, by name. `runbooks` None: the folder `runbooks`, of a live book those in force with their house
-    limits; `nobody` acts at all. `executor` takes the place of a pool of this machine. Raises RunbookError for mistakes in the files,
-    UserError for what is missing or cannot be read.
+    limits; `nobody` acts at all. `history`: a recording that prices and funding are drawn from, of `history_venue` where one is named.
+    `executor` takes the place of a pool of this machine. Raises RunbookError for mistakes in the files, UserError for what is missing or
+    cannot be read.
     """
     if out is not None:
         _writable(out)
@@ -185,6 +202,7 @@ def stress(
             house=cast.house, steps=horizon_ns // MINUTE_NS, start=cast.start,
             seed=seed, compiled=engine == "compiled" or (engine == "auto" and paths >= COMPILED_FROM), dependence=dependence,
         )  # fmt: skip
+        job = with_past(job, history, history_venue)
         report, tally = stressed(
             job, paths=paths, workers=workers, rare=rare, leave_one_out=leave_one_out, executor=executor, draw=out is not None
         )
@@ -267,9 +285,11 @@ def stressed(
     seconds = {"open": opened - began, "paths": played - opened, "leave_one_out": ended - played, "workers": count}
     document = figures(tally, subject, left_out=left, seconds=seconds)
     document["dependence"] = "on" if job.dependence else "off"
+    document["back_test"] = job.past.as_json() if job.past else None
+    notes = [*(job.past.told if job.past else ()), *notes]
     drawn = tuple(_drawn(stage_of(job), number, why) for number, why in _worst(tally)) if draw else ()
     report = StressReport(
-        figures=document, rests_on=grounds(world), fan=fan, drawn=drawn,
+        figures=document, rests_on=grounds(world), back_test=job.past.back_test() if job.past else (), fan=fan, drawn=drawn,
         pairs=pairs_of(tally, subject.harm_above_usd),
         survival=survival_of(world, book, horizon_ns=job.horizon_ns, start=job.start), notes=tuple(notes),
     )  # fmt: skip
@@ -296,6 +316,8 @@ def _aimed(job: Job, stage: Stage, paths: int) -> tuple[Job, str]:
     hits = sum(bare.play(number).without.liquidated_at < FOREVER for number in range(pilot))
     if hits >= RARE_BELOW * pilot or pilot < PILOT_LEAST:
         return job, ""
+    if job.past is not None:
+        return job, "futures drawn from a past are not pushed: rare liquidations were sampled plainly"
     if aim(world_of(job), bare.book, horizon_ns=job.horizon_ns, start=job.start) is None:
         return job, "no move of these markets liquidates the book, so rare paths were not looked for"
     return replace(job, aimed=True), ""

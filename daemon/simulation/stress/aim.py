@@ -34,7 +34,9 @@ def weakest(world: WorldSpec, book: Book, *, start: int) -> Weakest | None:
 
     To first order: exposure is size x price, less what maintenance margin frees when the price falls.
     """
-    futures = WorldFutures(world, book, grid=Grid(start=start, steps=60), seed=0)
+    # Only what stands at the start is asked of it, and that is the same whatever prices do afterwards.
+    plain = world.model_copy(update={"model": "gbm", "history": None})
+    futures = WorldFutures(plain, book, grid=Grid(start=start, steps=60), seed=0)
     index = {market: m for m, market in enumerate(book.market_ids)}
     ledger = Ledger(book, futures.opening(), start=start, costs=Costs(), index=index)
     found: tuple[float, Weakest] | None = None
@@ -52,8 +54,8 @@ def weakest(world: WorldSpec, book: Book, *, start: int) -> Weakest | None:
 
 
 def aim(world: WorldSpec, book: Book, *, horizon_ns: int, start: int) -> Tilt | None:
-    """A tilt towards the move that uses up what the weakest account has; None where there is none."""
-    found = weakest(world, book, start=start)
+    """A tilt towards the move that uses up what the weakest account has; None where there is none, or the world draws from a past."""
+    found = weakest(world, book, start=start) if world.model != "history" else None
     if found is None:
         return None
     try:

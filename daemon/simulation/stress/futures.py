@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from daemon.simulation.book import Book
+from daemon.simulation.stress.history import Residuals
 from daemon.simulation.stress.path import Floats, Grid, Path, PathSource
 from daemon.simulation.stress.surroundings import Fact
 from daemon.simulation.stress.tilt import Tilt
@@ -22,9 +23,20 @@ from daemon.world.entities import Kind
 class WorldFutures:
     """The futures of one book in one world: a pure function of (world, book, grid, seed, tilt, dependence)."""
 
-    def __init__(self, world: WorldSpec, book: Book, *, grid: Grid, seed: int, tilt: Tilt | None = None, dependence: bool = True) -> None:
-        """Raises UserError where the world has no law for a market, or neither book nor world has its price."""
-        self.world, self.book, self.seed = world, book, seed
+    def __init__(
+        self,
+        world: WorldSpec,
+        book: Book,
+        *,
+        grid: Grid,
+        seed: int,
+        tilt: Tilt | None = None,
+        dependence: bool = True,
+        past: Residuals | None = None,
+    ) -> None:
+        """`past`: what a world of model `history` draws from, columns as `book.market_ids`. Raises UserError where the world has no law for
+        a market, or no past."""
+        self.world, self.book, self.seed, self.past = world, book, seed, past
         self.chains = tuple(dict.fromkeys((*book.buffers, *(account.chain for account in book.accounts if account.chain))))
         self._source = self._made(world, grid, tilt, dependence)
 
@@ -37,7 +49,8 @@ class WorldFutures:
         }
         return PathSource(
             world, markets=book.market_ids, routes=book.routes, chains=self.chains, prices=book.prices, grid=grid, seed=self.seed,
-            tilt=tilt, dependence=dependence, models={account.venue: account.model for account in book.accounts}, margins=margins,
+            tilt=tilt, dependence=dependence, past=self.past, margins=margins,
+            models={account.venue: account.model for account in book.accounts},
         )  # fmt: skip
 
     @property

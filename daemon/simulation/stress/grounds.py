@@ -18,22 +18,23 @@ PLAIN = ("jump_factor", "dof", "response", "decay", "gas_price", "tx_per_block",
 
 def grounds(world: WorldSpec) -> tuple[RestsOn, ...]:
     """Every section that states a source, in the file's order."""
-    return tuple(_sections(world, ""))
+    return tuple(_sections(world, "", ""))
 
 
-def _sections(part: BaseModel, where: str) -> Iterator[RestsOn]:
-    said = getattr(part, "source", "")
+def _sections(part: BaseModel, where: str, above: str) -> Iterator[RestsOn]:
+    """A section without a source of its own rests on that of the one it stands in."""
+    said = getattr(part, "source", "") or above
     if said:
         yield RestsOn(where, ", ".join(_numbers(part)), said)
     for name in type(part).model_fields:
         value = getattr(part, name)
         key = f"{where}.{name}" if where else name
         if isinstance(value, BaseModel):
-            yield from _sections(value, key)
+            yield from _sections(value, key, said)
         elif isinstance(value, dict):
             for inner, entry in value.items():
                 if isinstance(entry, BaseModel):
-                    yield from _sections(entry, f"{key}.{inner}")
+                    yield from _sections(entry, f"{key}.{inner}", said)
 
 
 def _numbers(part: BaseModel) -> Iterator[str]:

@@ -34,7 +34,6 @@ Flags = npt.NDArray[np.bool_]
 
 RATIO_MAX = 1e6  # a margin ratio at or below zero equity: JSON has no infinity
 BLOCK_S = 1.3  # dYdX: one liquidation slice a block
-SLICE_SHARE, SLICE_USD_MIN, SLICE_USD_MAX = 0.1, 1_000.0, 100_000.0  # of the position, a block (liquidations configuration)
 DEPTH_REACH = 0.005  # `depth` is what stands within 50 bps
 WARNED_RATIO = 0.8
 DUST_USD = 0.01
@@ -161,8 +160,10 @@ class _Account:
         held = [holding for holding in self.held if holding.size]
         hours = self.rows_of_hours[self.hour :]
         steps = np.zeros(len(hours) + 1)
+        # dYdX pays on the oracle price, which margin uses; Hyperliquid on its oracle, which is the index and not the mark.
+        paid_on = self.path.oracle if self.spec.model == "dydx-v4" else self.path.index
         for holding in held:
-            steps[1:] -= float(holding.size) * self.path.oracle[holding.m][hours] * self.path.funding[holding.m, self.hour :]
+            steps[1:] -= float(holding.size) * paid_on[holding.m][hours] * self.path.funding[holding.m, self.hour :]
         return self.collateral + np.cumsum(steps)
 
     def _requirement(self, held: Sequence[_Holding], sizes: Floats, prices: Floats) -> Floats:
@@ -210,6 +211,10 @@ class _Account:
     def price(self, holding: _Holding) -> float:
         """What margin values it at, USD: at the last row lived through."""
         return float(self.path.oracle[holding.m, self.row]) if self.row >= 0 else holding.opening
+
+    def by_notional(self) -> list[_Holding]:
+        """What is held, the largest first."""
+        return sorted((held for held in self.held if held.size), key=lambda held: -abs(float(held.size)) * self.price(held))
 
     def equity(self) -> float:
         """Collateral and unrealised profit, USD."""
@@ -290,9 +295,10 @@ class Ledger:
         self.counts = _Counts()
         self._moved = dict.fromkeys(self.routes, 0)
         self._shift: dict[int, tuple[int, float]] = {}  # by market: when and by how much our own fills had moved it
-        self._closed = _closed_intervals(path)
+        self._closed = _closed_intervals(path, Kind.ROUTE, "route_open")
+        self._gated = _closed_intervals(path, Kind.VENUE, "withdrawals_open")
         self._started_with = self._worth_at_start()
-        self.needed_usd = 0.0
+        self.needed_usd = 0.0  # of the account that went first, where it was worked out
         self._dirty_accounts: set[str] = set()
         self._dirty_buffers = False
         self._retold: set[str] = set()  # accounts whose collateral to come is not what was told
@@ -419,21 +425,26 @@ class Ledger:
             if equity < 0.0:
                 self._deleverage(account, at)
                 return
-            holding = max(account.held, key=lambda held: abs(float(held.size)) * account.price(held))
-            size, price = float(holding.size), account.price(holding)
-            usd = min(max(SLICE_USD_MIN, SLICE_SHARE * abs(size) * price), SLICE_USD_MAX)
-            part = min(abs(size), usd / price)
-            selling = size > 0
-            worst = margin.fillable_price(size, price, holding.maintenance, equity, maintenance)
-            fill, filled = self._book_price(holding.m, account.row, selling, part * price, worst, at)
-            if filled <= 0.0:
-                return  # nobody pays enough now
-            units = _all_but_dust(size, min(part, filled / price), price)
-            bankrupt = margin.bankruptcy_price(size, price, holding.maintenance, equity, maintenance)
-            fee = margin.liquidation_fee(units, fill, bankrupt, account.spec.liquidation_fee)
-            self._close(account, holding, units, fill, fee)
-            self.counts.liquidation_usd += fee + units * (price - fill)
-            self._note(at, "liquidated", holding.market, f"{units:+.6g} at {fill:,.6g}")
+            if not any(self._slice(account, holding, equity, maintenance, at) for holding in account.by_notional()):
+                return  # nobody pays enough now, in any market
+
+    def _slice(self, account: _Account, holding: _Holding, equity: float, maintenance: float, at: int) -> bool:
+        """One block's liquidation of one position, at the book and no worse than its fillable price; False when nothing fills."""
+        size, price = float(holding.size), account.price(holding)
+        part = margin.liquidation_notional(abs(size) * price) / price
+        selling = size > 0
+        worst = margin.fillable_price(size, price, holding.maintenance, equity, maintenance)
+        fill, filled = self._book_price(holding.m, account.row, selling, part * price, worst, at)
+        if filled <= 0.0:
+            return False
+        units = _all_but_dust(size, min(part, filled / price), price)
+        bankrupt = margin.bankruptcy_price(size, price, holding.maintenance, equity, maintenance)
+        # Below zero: a fill worse than bankruptcy, which the insurance fund makes good.
+        fee = margin.insurance_change(units, fill, bankrupt, account.spec.liquidation_fee)
+        self._close(account, holding, units, fill, fee)
+        self.counts.liquidation_usd += fee + units * (price - fill)
+        self._note(at, "liquidated", holding.market, f"{units:+.6g} at {fill:,.6g}")
+        return True
 
     def _deleverage(self, account: _Account, at: int) -> None:
         """Every position at its bankruptcy price: what the account is worth afterwards is zero."""
@@ -476,10 +487,8 @@ class Ledger:
         cooled = account.cut_at is not None and at - account.cut_at >= hyperliquid.COOLDOWN_S * NS
         if account.cut_at is not None and not cooled:
             return
-        for holding in sorted(account.held, key=lambda held: -abs(float(held.size)) * account.price(held)):
+        for holding in account.by_notional():
             size, price = float(holding.size), account.price(holding)
-            if not size:
-                continue
             notional = abs(size) * price
             part = abs(size) * hyperliquid.liquidation_share(notional, cooled)
             account.cut_at = at if part < abs(size) else account.cut_at
@@ -592,6 +601,8 @@ class Ledger:
             return Outcome(status="rejected", reason="route_closed"), 0
         account = self.accounts.get(order.source)
         if account is not None:
+            if any(since <= at < until for since, until in self._gated.get(account.spec.venue, ())):
+                return Outcome(status="rejected", reason="withdrawals_gated"), 0
             if not account.may_leave(amount) or not bool(account.open_rows[max(account.row, 0)]):
                 return Outcome(status="rejected", reason="margin: the withdrawal would leave less than initial margin"), 0
             account.collateral -= amount
@@ -675,6 +686,10 @@ class Ledger:
         total = sum(self.buffers.values()) + sum(transfer.amount for transfer in self.transfers)
         return total + sum(account.equity() for account in self.accounts.values())
 
+    def _lost(self) -> float:
+        """Money that is on its way and never arrives, USD."""
+        return sum(transfer.amount for transfer in self.transfers if transfer.arrives_at == FOREVER)
+
     def ratio(self) -> Floats:
         """The worst margin ratio of any account at each row: float64[rows]."""
         found = None
@@ -698,7 +713,7 @@ class Ledger:
         counts = self.counts
         return Side(
             liquidated_at=counts.liquidated_at, first_account=counts.first_account, liquidations=counts.liquidations,
-            pnl_usd=self.worth() - self._started_with, margin_ratio_max=float(ratio.max()),
+            pnl_usd=self.worth() - self._lost() - self._started_with, margin_ratio_max=float(ratio.max()),
             worst_equity_usd=min(float(account.equity_track.min()) for account in self.accounts.values()),
             fees_usd=counts.fees_usd, slippage_usd=counts.slippage_usd,
             funding_usd=sum(account.funding_usd for account in self.accounts.values()), liquidation_usd=counts.liquidation_usd,
@@ -717,12 +732,15 @@ def _weighed(weights: Floats, rows: Floats) -> Floats:
     return total
 
 
-def needed_usd(ledger: Ledger) -> float:
-    """Cash that would have kept maintenance margin below equity on every row, as the book stood at the start; asked before it moves."""
-    found = 0.0
-    for account in ledger.accounts.values():
-        if len(account.ahead.equity):
-            found += max(0.0, float((account.ahead.maintenance - account.ahead.equity).max()))
+def needed_usd(ledger: Ledger) -> dict[str, float]:
+    """By account: cash that would have kept maintenance margin below equity wherever the venue liquidates, as the book stood at the start.
+
+    Asked before the ledger moves.
+    """
+    found = {}
+    for name, account in ledger.accounts.items():
+        lacking = (account.ahead.maintenance - account.ahead.equity)[account.open_rows[account.ahead.first : account.ahead.end]]
+        found[name] = max(0.0, float(lacking.max())) if len(lacking) else 0.0
     return found
 
 
@@ -735,13 +753,13 @@ def _fact(kind: Kind, entity: str, values: Mapping[str, float]) -> Row:
     return Row(kind=kind, entity=entity, values=values, event_ts=FOREVER)
 
 
-def _closed_intervals(path: Path) -> dict[str, tuple[tuple[int, int], ...]]:
-    """When each route takes and delivers nothing."""
+def _closed_intervals(path: Path, kind: Kind, signal: str) -> dict[str, tuple[tuple[int, int], ...]]:
+    """By entity: when a flag of a path's facts is down; a route takes and delivers nothing, a venue lets no collateral out."""
     found: dict[str, list[tuple[int, int]]] = {}
     since: dict[str, int] = {}
     for fact in path.facts:
-        if fact.kind is Kind.ROUTE and "route_open" in fact.values:
-            if not fact.values["route_open"]:
+        if fact.kind is kind and signal in fact.values:
+            if not fact.values[signal]:
                 since.setdefault(fact.entity, fact.at)
             elif fact.entity in since:
                 found.setdefault(fact.entity, []).append((since.pop(fact.entity), fact.at))

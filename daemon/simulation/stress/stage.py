@@ -364,8 +364,9 @@ class Stage:
 
     def _alone(self, path: Path) -> Ledger:
         ledger = self.ledger(path)
-        ledger.needed_usd = needed_usd(ledger)
+        needed = needed_usd(ledger)
         ledger.run()
+        ledger.needed_usd = needed[ledger.counts.first_account] if ledger.counts.first_account else max(needed.values())
         return ledger
 
     def _follow(self, path: Path, ledger: Ledger) -> bool:
