@@ -179,7 +179,7 @@ def test_rare_hits_of_the_calm_world_agree_with_plain_paths_at_a_tenth_of_the_va
     book = one_position(size=1.0, distance=0.09)
     tilt = aim(CALM, book, horizon_ns=hours * HOUR_NS, start=START)
     assert tilt is not None
-    assert set(tilt.shares) == {"plain", "move", "jumps", "worse"}
+    assert set(tilt.shares) == {"plain", "move", "jumps", "worse", "wild"}
     plain = played(stage_of(book, CALM, seed=51, hours=hours), paths(4_000))
     tally = played(stage_of(book, CALM, seed=52, hours=hours, tilt=tilt), paths(2_000))
     weights = tally.without.weights
@@ -191,7 +191,7 @@ def test_rare_hits_of_the_calm_world_agree_with_plain_paths_at_a_tenth_of_the_va
     is_one("at the horizon", tally.weights)
     times = p * (1.0 - p) / len(tally) / error**2
     print(f"variance of as many plain paths: {times:.1f} times")
-    assert times > 3.0
+    assert times > 10.0
     mean, mean_error = weighted_error(tally.without.pnl_usd, tally.weights)
     other, other_error = weighted_error(plain.without.pnl_usd, plain.weights)
     within("mean profit, plain against weighted, USD", mean, other, math.hypot(mean_error, other_error))

@@ -115,7 +115,7 @@ def test_paths_take_their_laws_by_number_and_plain_ones_are_untouched() -> None:
     laws = [tilt.law(number) for number in range(20)]
     assert {law: laws.count(law) / 20 for law in set(laws)} == dict(tilt.shares)
     assert [tilt.law(number + 20) for number in range(20)] == laws
-    assert set(tilt.shares) == {"plain", "move", "jumps", "worse"}
+    assert set(tilt.shares) == {"plain", "move", "jumps", "worse", "wild"}
     assert sum(tilt.shares.values()) == pytest.approx(1.0)
     pushed, plain = source(of, tilt=tilt), source(of)
     for number in range(20):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from daemon.simulation.stress.draws import Draws, Purpose
 from daemon.simulation.stress.history import Residuals, regimes_reached, row_moves, row_premiums
 from daemon.simulation.stress.prices import PLAIN, YEAR_H, Coins, Jump
 from daemon.simulation.stress.regime import Spells, regime_spells, worsening_log_ratio
-from daemon.simulation.stress.tilt import Push, Tilt
+from daemon.simulation.stress.tilt import Law, Push, Tilt
 from daemon.simulation.stress.worldfile import WorldSpec
 from daemon.units import HOUR_NS
 
@@ -47,6 +47,8 @@ class Diffusion:
         self.coins = Coins(world, bases)
         self.bases, self.volatility = self.coins.bases, self.coins.volatility
         self.lower: Floats = self.coins.lower if dependence else np.eye(len(self.bases))
+        if tilt is not None and not (dependence and self.coins.dof):
+            tilt = replace(tilt, wildness=1.0)
         self._push = Push(tilt, self.coins, rows=rows, step_ns=step_ns, correlated=dependence) if tilt else None
         self._normals, self._moves = np.empty((len(bases), rows)), np.empty((len(bases), rows))
 
@@ -60,27 +62,37 @@ class Diffusion:
         if not self.dependence and regimes is not None:
             own = [regime_spells(draws, regimes, self.hours, f"price:{base}", worsening) for base in coins.bases]
         coins.normals(draws, self._normals)
-        scale = self._scale(draws, own)
+        scale, wild = self._scale(draws, own, law)
         jumping = push.jumps(law) if push else PLAIN
         jumped = coins.jumps(draws, own, self.hours, self.rows_per_hour, together=self.dependence, push=jumping)
         log_ratio = None
         if push is not None:
             steps = push.steps(scale)
-            if law in ("move", "worse"):
+            if law in ("move", "worse", "wild"):
                 push.apply(self._normals, steps)
             chains = [spells] if self.dependence else own
             worse = sum(worsening_log_ratio(chain, regimes, self.hours, push.tilt.worsening) for chain in chains)
-            log_ratio = push.log_ratio(self._normals, steps, jumped, worse)
+            log_ratio = push.log_ratio(self._normals, steps, jumped, worse, wild)
         coins.log_moves(self._normals, scale, 1.0 / self.rows_per_hour, self._moves, correlated=self.dependence)
         for jump in jumped.jumps:
             self._moves[jump.base, jump.row] += jump.size
         walked = np.cumsum(self._moves, axis=1, out=self._normals)
         return Made(walked=walked, scale=scale, spells=spells, jumps=jumped.jumps, log_ratio=log_ratio, pushed=law != "plain")
 
-    def _scale(self, draws: Draws, own: Sequence[Spells]) -> Floats:
-        if self.dependence:
-            return self.coins.scale(draws, "", own[0], self.rows, self.rows_per_hour)
-        return np.stack([self.coins.scale(draws, base, own[i], self.rows, self.rows_per_hour) for i, base in enumerate(self.coins.bases)])
+    def _scale(self, draws: Draws, own: Sequence[Spells], law: Law) -> tuple[Floats, float]:
+        """The factor on volatility of each row, and the log ratio of law `wild` for its hours."""
+        coins, push, hours = self.coins, self._push, -(-self.rows // self.rows_per_hour)
+        if not self.dependence:
+            mixings = [coins.mixing(draws, base, hours) for base in coins.bases]
+            each = [coins.scale(m, spells, self.rows, self.rows_per_hour) for m, spells in zip(mixings, own, strict=True)]
+            return np.stack(each), 0.0
+        mixing, wild = coins.mixing(draws, "", hours), 0.0
+        if mixing is not None and push is not None and "wild" in push.shares:
+            assert coins.dof is not None
+            if law == "wild":
+                push.make_wild(mixing, draws.uniform(Purpose.OTHER, "wild hour", 0))
+            wild = push.wild_log_ratio(mixing, coins.dof)
+        return coins.scale(mixing, own[0], self.rows, self.rows_per_hour), wild
 
 
 class Past:

@@ -103,7 +103,7 @@ class _Account:
     def __init__(
         self, spec: BookAccount, path: Path, index: Mapping[str, int], *, hours: Ints, rows_of_hours: Ints, open_rows: Flags,
         opening: Mapping[str, float],
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.spec = spec
         self.path = path
         self.hours = hours  # int64[rows]: settlements at or before each row
@@ -287,7 +287,7 @@ class Ledger:
                 opening=opening,
             )
             for spec in book.accounts
-        }
+        }  # fmt: skip
         self.buffers = dict(book.buffers)
         self.routes: dict[str, BookRoute] = {route.name: route for route in book.routes}
         self.transfers: list[_Transfer] = []

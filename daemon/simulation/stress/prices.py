@@ -95,10 +95,8 @@ class Coins:
         factors: Floats = np.sqrt((self.dof - 2.0) / chi_square)
         return factors
 
-    def scale(self, draws: Draws, entity: str, spells: Spells, rows: int, rows_per_hour: int) -> Floats:
-        """The factor on volatility of each row: float64[rows]."""
-        hours = -(-rows // rows_per_hour)
-        mixing = self.mixing(draws, entity, hours)
+    def scale(self, mixing: Floats | None, spells: Spells, rows: int, rows_per_hour: int) -> Floats:
+        """The factor on volatility of each row, of `mixing` by hour and of the regimes: float64[rows]."""
         if self.regimes is None or len(spells) == 1:
             level = 1.0 if self.regimes is None else self.regimes.multipliers()[spells[0][1]].volatility
             if mixing is None:

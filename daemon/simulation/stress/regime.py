@@ -30,14 +30,14 @@ Z95 = 1.6448536269514722  # the standard normal's 95th percentile
 def regime_spells(draws: Draws, regimes: Regimes | None, hours: float, entity: str = "", worsening: float = 1.0) -> Spells:
     """The regimes of a path, a continuous-time Markov chain: (hour it begins, regime), the first at 0.
 
-    `worsening` multiplies the rates of moves to a worse regime (importance sampling, weighed by `worsening_log_ratio`).
+    `worsening`: how much likelier a worse regime is made (importance sampling, weighed by `worsening_log_ratio`).
     """
     if regimes is None:
         return CALM_SPELLS
     stream = draws.stream(Purpose.REGIME, entity)
     u = stream.random()
     state, reached = 0, 0.0
-    for name, share in regimes.initial.items():
+    for name, share in _initial(regimes, worsening).items():
         reached += share
         state = REGIMES.index(name)
         if u < reached:
@@ -46,7 +46,8 @@ def regime_spells(draws: Draws, regimes: Regimes | None, hours: float, entity: s
     spells = [(at, state)]
     while len(spells) < SPELLS_MAX:
         moves = {
-            name: part * (worsening if REGIMES.index(name) > state else 1.0) for name, part in regimes.moves.get(REGIMES[state], {}).items()
+            name: part * (worsened(part * hours, worsening) if REGIMES.index(name) > state else 1.0)
+            for name, part in regimes.moves.get(REGIMES[state], {}).items()
         }
         rate = sum(moves.values())
         if rate <= 0.0:
@@ -66,17 +67,37 @@ def regime_spells(draws: Draws, regimes: Regimes | None, hours: float, entity: s
 
 
 def worsening_log_ratio(spells: Spells, regimes: Regimes | None, hours: float, worsening: float) -> float:
-    """Log likelihood ratio of spells: the law with multiplied rates against the plain one."""
+    """Log likelihood ratio of spells: the law in which worse regimes are likelier against the plain one."""
     if regimes is None or worsening == 1.0:
         return 0.0
-    total = 0.0
+    first = REGIMES[spells[0][1]]
+    share = regimes.initial[first]
+    total = math.log(_initial(regimes, worsening)[first] / share) if share > 0.0 else 0.0
     ends = [at for at, _ in spells[1:]] + [hours]
     for k, ((at, state), end) in enumerate(zip(spells, ends, strict=True)):
-        worse = sum(part for name, part in regimes.moves.get(REGIMES[state], {}).items() if REGIMES.index(name) > state)
-        total -= (worsening - 1.0) * worse * (end - at)
-        if k + 1 < len(spells) and spells[k + 1][1] > state:
-            total += math.log(worsening)
+        for name, part in regimes.moves.get(REGIMES[state], {}).items():
+            other = REGIMES.index(name)
+            if other > state:
+                factor = worsened(part * hours, worsening)
+                total -= (factor - 1.0) * part * (end - at)
+                if k + 1 < len(spells) and spells[k + 1][1] == other:
+                    total += math.log(factor)
     return total
+
+
+def worsened(expected: float, worsening: float) -> float:
+    """The factor on something that is expected so often: `worsening`, but not so that more than two are; 1 where two are already."""
+    return min(worsening, max(1.0, 2.0 / expected)) if expected > 0.0 else 1.0
+
+
+def _initial(regimes: Regimes, worsening: float) -> dict[str, float]:
+    """Shares of the first regime, those of stress and crisis multiplied as far as a fifth each."""
+    shares = {
+        name: share * (min(worsening, max(1.0, 0.2 / share)) if share > 0.0 and name != REGIMES[0] else 1.0)
+        for name, share in regimes.initial.items()
+    }
+    total = sum(shares.values()) if worsening != 1.0 else 1.0
+    return {name: share / total for name, share in shares.items()}
 
 
 @lru_cache(maxsize=64)

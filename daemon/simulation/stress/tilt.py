@@ -3,12 +3,14 @@
     tilt = towards(world, {"dydx:BTC-USD": 300_000.0}, loss_usd=34_000.0, horizon_ns=7 * DAY_NS)
     source = PathSource(world, ..., tilt=tilt);  source.path(5).log_ratio[-1]      # log of the path's weight
 
-Paths come from a mixture of four laws, by number: the plain one; `move`, whose diffusion drifts; `jumps`, which come more often and
-larger; `worse`, whose regimes worsen more often and whose diffusion drifts too. Given the volatility of a path (regimes and mixing), a
+Paths come from a mixture of five laws, by number: the plain one; `move`, whose diffusion drifts; `jumps`, which come more often and
+larger; `worse`, whose regimes worsen more often, and `wild`, one hour of which moves as only the tail of the t distribution does; in both
+the diffusion drifts too. Given the volatility of a path (regimes and mixing), a
 drift shifts the normals of row t by theta_t, in proportion to that row's volatility, so that the expected move within the horizon is the
 one asked for; the log likelihood ratio up to a row is the sum of theta z - theta^2 / 2 (Girsanov). Jumps at k times the rate add
-N log k - (k - 1) x expected number, and normals shifted by d add d n - d^2 / 2. Whatever law a path came from, it weighs
-dP/dQ = 1 / sum of share x ratio over the four: at most 1 / the plain share.
+N log k - (k - 1) x expected number, and normals shifted by d add d n - d^2 / 2. An hour's chi-square multiplied by s has the ratio
+s^-a exp(-(1/s - 1) g), g half the chi-square and a half its degrees of freedom; the hour is any, so their mean counts. Whatever law a path
+came from, it weighs dP/dQ = 1 / sum of share x ratio over the five: at most 1 / the plain share.
 """
 
 from __future__ import annotations
@@ -33,8 +35,11 @@ def base_of(market: str) -> str:
     return market.partition(":")[2].partition("-")[0]
 
 
-Law = Literal["plain", "move", "jumps", "worse"]
+Law = Literal["plain", "move", "jumps", "worse", "wild"]
 PERIOD = 20  # of the pattern in which path numbers take their laws; shares are twentieths
+WORSENING = 50.0  # as far as it makes sense (`regime.worsened`)
+WILD_SHARE = 0.5  # of the loss: one deviation of the hour that law `wild` multiplies
+WILD_LEAST = 2.0  # a factor on an hour's moves below this is no law of its own
 _STRIDE = 7  # coprime to the period: spreads each law over it
 
 
@@ -43,7 +48,8 @@ class Tilt:
     """Where paths are pushed: `move`, the log move by market that is expected within `horizon_ns` (the others follow as they correlate).
 
     `plain`: share of paths that are not pushed, a multiple of 5 %. `jump_factor` multiplies the rate of jumps and `jump_shift` (deviations)
-    the size of common ones in law `jumps`; `worsening` multiplies the rates to worse regimes in law `worse`. Factors of 1 leave a law out.
+    the size of common ones in law `jumps`; `worsening` multiplies what leads to worse regimes, where it is rare, in law `worse`; `wildness`
+    multiplies the moves of one hour in law `wild`. Factors of 1 leave a law out.
     """
 
     move: Mapping[str, float]
@@ -52,10 +58,12 @@ class Tilt:
     jump_factor: float = 1.0
     jump_shift: float = 0.0
     worsening: float = 1.0
+    wildness: float = 1.0
 
     def __post_init__(self) -> None:
         whole = abs(self.plain * PERIOD - round(self.plain * PERIOD)) < 1e-9
-        if not (0.0 < self.plain <= 1.0 and whole and self.jump_factor > 0.0 and self.worsening > 0.0 and self.horizon_ns > 0):
+        above = min(self.jump_factor, self.worsening, self.wildness, self.horizon_ns) > 0.0
+        if not (0.0 < self.plain <= 1.0 and whole and above):
             raise ValueError(f"a tilt needs a plain share that is a multiple of 5%, factors and a horizon above 0; found {self}")
 
     @property
@@ -75,6 +83,8 @@ class Tilt:
             used.append("jumps")
         if self.worsening != 1.0:
             used.append("worse")
+        if self.wildness != 1.0:
+            used.append("wild")
         laws: list[Law] = ["plain"] * plain
         return laws + [used[k % len(used)] for k in range(PERIOD - plain)]
 
@@ -90,7 +100,7 @@ def towards(
     """The tilt by the likeliest log moves that lose `loss_usd` of positions: -loss C e / (e C e), C the covariance of the coins.
 
     `exposures`: signed notional by market, USD. Two jumps are expected within the horizon under law `jumps`, each of half the loss as far
-    as two deviations reach. Raises ValueError when nothing that moves is exposed.
+    as two deviations reach; under law `wild` one hour's deviation is half the loss. Raises ValueError when nothing that moves is exposed.
     """
     bases = tuple(dict.fromkeys(base_of(market) for market in exposures))
     coins = Coins(world, bases)
@@ -109,13 +119,17 @@ def towards(
         hit = float(held @ np.array([spec.jump_factor for spec in coins.specs])) * world.jumps.deviation
         if hit:
             jump_shift = min(2.0, max(-2.0, -0.5 * loss_usd / hit))
+    wildness = 1.0
+    if coins.dof is not None:
+        wildness = max(1.0, WILD_SHARE * loss_usd / math.sqrt(variance / YEAR_H) / math.sqrt(coins.dof / (coins.dof - 2.0)))
     return Tilt(
         move={market: float(moves[bases.index(base_of(market))]) for market in exposures},
         horizon_ns=horizon_ns,
         plain=plain,
         jump_factor=jump_factor,
         jump_shift=jump_shift,
-        worsening=4.0 if world.regimes is not None else 1.0,
+        worsening=WORSENING if world.regimes is not None else 1.0,
+        wildness=wildness if wildness > WILD_LEAST else 1.0,
     )
 
 
@@ -143,6 +157,17 @@ class Push:
         tilt = self.tilt
         return JumpPush(rows=self.rows, factor=tilt.jump_factor, shift=tilt.jump_shift, is_active=True, is_pushed=law == "jumps")
 
+    def make_wild(self, mixing: Floats, u: float) -> None:
+        """Multiplies the moves of the hour that `u` in (0, 1) falls on, in place. `mixing`: factors by hour."""
+        mixing[min(len(mixing) - 1, int(u * len(mixing)))] *= self.tilt.wildness
+
+    def wild_log_ratio(self, mixing: Floats, dof: float) -> float:
+        """Log dQ/dP of a path's mixing factors under law `wild`."""
+        square = self.tilt.wildness**2
+        half_chi_square = (dof - 2.0) / (2.0 * mixing * mixing)
+        ratios = 0.5 * dof * math.log(square) - (square - 1.0) * half_chi_square
+        return float(np.logaddexp.reduce(ratios)) - math.log(len(mixing))
+
     def steps(self, scale: Floats) -> Floats:
         """What each row's shift is of `direction`: scale sqrt(step) / variance within the horizon. float64[rows] or [bases, rows]."""
         shares = np.zeros_like(scale)
@@ -160,10 +185,10 @@ class Push:
                 if part:
                     normal += part * shares
 
-    def log_ratio(self, normals: Floats, shares: Floats, jumped: Jumped, worse: float) -> Floats:
+    def log_ratio(self, normals: Floats, shares: Floats, jumped: Jumped, worse: float, wild: float) -> Floats:
         """Log dP/dQ of the draws up to each row, Q the mixture: float64[rows].
 
-        `normals`: as used, shifted or not; `worse`: log ratio of the path's regimes, known from its start.
+        `normals`: as used, shifted or not; `worse`, `wild`: log ratios of the path's regimes and of its hours, known from its start.
         """
         if shares.ndim == 2:
             theta = self.direction[:, None] * shares
@@ -184,6 +209,8 @@ class Push:
             of_law["jumps"] = np.cumsum(steps)
         if "worse" in self.shares:
             of_law["worse"] = moved + worse
+        if "wild" in self.shares:
+            of_law["wild"] = moved + wild
         total: Floats = np.full_like(moved, -math.inf)
         for law, share in self.shares.items():
             np.logaddexp(total, math.log(share) + of_law[law], out=total)
