@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -259,7 +259,9 @@ def stressed(
     stage = stage_of(job)  # here first: what is wrong with the files is told once, and by this process
     opened = time.perf_counter()
     count = max(1, min(workers or _workers(paths), -(-paths // BATCH)))
-    notes = []
+    notes = list(_warnings(book, stage))
+    if not job.dependence:
+        notes.append("dependence off: every coin and driver was drawn by itself, whatever the world says of correlation")
     if rare:
         job, note = _aimed(job, stage, paths)
         notes += [note] if note else []
@@ -302,6 +304,17 @@ def _batches(numbers: Sequence[int]) -> list[tuple[int, ...]]:
 
 def _workers(paths: int) -> int:
     return 1 if paths < 4 * BATCH else os.cpu_count() or 1
+
+
+def _warnings(book: Book, stage: Stage) -> Iterator[str]:
+    """Accounts that begin where the venue liquidates them. Raises UserError for one that has nothing to lose."""
+    ledger = Ledger(book, stage.source.opening(), start=stage.start, costs=stage.costs, index=stage.index)
+    for name, account in ledger.accounts.items():
+        equity, maintenance = account.equity(), account.maintenance()
+        if maintenance > 0.0 and equity <= 0.0:
+            raise UserError(f"book {book.name}: account {name} starts with an equity of {equity:,.0f} USD: there is nothing left to stress")
+        if maintenance > equity:
+            yield f"account {name} starts below its maintenance margin ({equity:,.0f} of {maintenance:,.0f} USD): it is liquidated at once"
 
 
 def _equity(book: Book, stage: Stage) -> float:

@@ -25,6 +25,7 @@ Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 LOOKS = {"1h": HOUR_NS, "24h": DAY_NS, "7d": 7 * DAY_NS}  # when liquidations are counted up to, as far as the horizon goes
 POORER_SHARE = 0.005  # of equity at the start: a path that is poorer by less than this is not called harmed
+UNSAID: Json = {"p": None, "low": None, "high": None}
 COVERED = (0.95, 0.99)  # shares of liquidations that cash should have prevented
 
 
@@ -102,7 +103,11 @@ def _side(side: SideColumns, weights: Floats, horizon_ns: int, tally: Tally) -> 
     worst = int(np.argmin(side.pnl_usd)) if len(weights) else -1
     return {
         "liquidation_probability": _known(estimates.probability(liquidated, known).value),
-        "liquidation": {name: _p(side.liquidated_at <= at, known) for name, at in looks(horizon_ns).items()},
+        "liquidation": {
+            # A tilt is aimed at the horizon: what it says of earlier hours rests on a handful of paths, so it is not said.
+            name: _p(side.liquidated_at <= at, known) if at == horizon_ns or estimates.is_plain(known) else dict(UNSAID)
+            for name, at in looks(horizon_ns).items()
+        },
         "liquidated_paths": int(np.count_nonzero(liquidated)),
         "accounts_liquidated": _known(estimates.mean(side.liquidations.astype(np.float64), weights)),
         "pnl_usd": _pnl(side.pnl_usd, weights),

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from daemon.errors import UserError
 from daemon.simulation.book import Book
 from daemon.simulation.stress.history import Residuals
 from daemon.simulation.stress.path import Floats, Grid, Path, PathSource
@@ -42,6 +43,9 @@ class WorldFutures:
 
     def _made(self, world: WorldSpec, grid: Grid, tilt: Tilt | None, dependence: bool) -> PathSource:
         book = self.book
+        unpriced = [market for market in book.market_ids if market not in book.prices]
+        if unpriced:
+            raise UserError(f"book {book.name}: {', '.join(unpriced)} has no price to start from; write price: under its market")
         margins = {
             f"{account.venue}:{symbol}": (rules.initial_margin, rules.maintenance_margin)
             for account in book.accounts

@@ -212,6 +212,14 @@ class _Account:
         """What margin values it at, USD: at the last row lived through."""
         return float(self.path.oracle[holding.m, self.row]) if self.row >= 0 else holding.opening
 
+    def fraction(self, holding: _Holding) -> float:
+        """Maintenance margin of a position over its notional now, a ratio: on Hyperliquid what its tiers come to."""
+        notional = abs(float(holding.size)) * self.price(holding)
+        if self.spec.model == "dydx-v4" or not notional:
+            return holding.maintenance
+        required = self._requirement([holding], np.array([float(holding.size)]), np.array([[self.price(holding)]]))
+        return float(required[0]) / notional
+
     def by_notional(self) -> list[_Holding]:
         """What is held, the largest first."""
         return sorted((held for held in self.held if held.size), key=lambda held: -abs(float(held.size)) * self.price(held))
@@ -629,7 +637,8 @@ class Ledger:
         for account in self.accounts.values():
             spec = account.spec
             for symbol, rules in spec.markets.items():
-                values = {"imf": rules.initial_margin, "mmf": rules.maintenance_margin}
+                held = account.by_market.get(f"{spec.venue}:{symbol}")
+                values = {"imf": rules.initial_margin, "mmf": rules.maintenance_margin if held is None else account.fraction(held)}
                 rows.append(_fact(Kind.MARKET, f"{spec.venue}:{symbol}", values))
             costs = {"taker_fee": spec.taker_fee, "fixed_slippage": 0.0, "liquidation_fee": spec.liquidation_fee}
             rows.append(_fact(Kind.VENUE, spec.venue, costs))

@@ -177,7 +177,7 @@ def _liquidation(read: Reading) -> Iterator[str]:
         cells = []
         for side in ("without", "with"):
             p, low, high = (read.number(side, "liquidation", name, key) for key in ("p", "low", "high"))
-            cells.append(f"{share(p):>9} ({between(low, high)})")
+            cells.append(f"{share(p):>9} ({between(low, high)})" if p == p else "not looked for")
         yield f"  within {name:<8} {cells[0]:>28}  -> {cells[1]:>26}"
     yield f"  paths saved by the runbooks: {round(read.number('saved_paths')):,} ({share(read.number('saved_probability', 'p'))})"
 
