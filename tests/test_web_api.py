@@ -431,8 +431,8 @@ async def take(stream: AsyncIterator[bytes], until: Callable[[list[bytes]], bool
 async def reading(desk: FakeDesk) -> None:
     """Until the desk's stream is read."""
     async with asyncio.timeout(5):
-        while not desk._readers:
-            await asyncio.sleep(0)  # noqa: ASYNC110 - the fake tells nobody when it is read
+        while not desk._readers:  # noqa: ASYNC110 - the fake tells nobody when it is read
+            await asyncio.sleep(0)
 
 
 async def opened(streams: Streams, last_id: str = "", address: str = "a") -> tuple[AsyncIterator[bytes], list[bytes]]:
