@@ -9,6 +9,7 @@ everything here is wiring.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -53,6 +54,7 @@ from daemon.service.recover import HALT_FLAG, Recovered, Standing, describe_topo
 from daemon.service.scheduler import HOUSE_TIMERS, Scheduler
 from daemon.service.sight import Sight
 from daemon.service.stress import SIGNALS, STRESS
+from daemon.service.supervisor import Supervisor
 from daemon.settings import Settings, load_settings
 from daemon.units import MINUTE_NS, NS, iso
 from daemon.world.entities import Topology
@@ -299,6 +301,7 @@ class Daemon:
         self._stop_by: int | None = None  # real ns
         self._loop: Loop | None = None
         self._publication = Publication(path=status_path(journal.path), clock=clock)
+        self._supervisor = Supervisor.of(os.environ, pid=os.getpid())
 
     # --- start and stop -----------------------------------------------------------------------------------------------
 
@@ -364,6 +367,7 @@ class Daemon:
         if not self._dry_run:
             background.append(asyncio.create_task(self._lanes.run(), name="lanes"))
         turning = asyncio.create_task(loop.run(), name="loop")
+        self._supervisor.ready(f"{len(runbooks)} runbooks in force")
         try:
             # A task of the background never ends by itself: if one does, that is a fault of ours and ends the daemon.
             done, _ = await asyncio.wait([turning, *background], return_when=asyncio.FIRST_COMPLETED)
@@ -406,6 +410,7 @@ class Daemon:
         """Stop after what is on the wire has settled, at most `lateness.stop`; asked twice, at once."""
         now = self._clock.real_ns()
         self._stop_by = now if self._stop_by is not None else now + self._settings.lateness.stop
+        self._supervisor.stopping()
         log().info("daemon.stopping", in_flight=len(self._dispatcher.in_flight))
 
     async def _watch(self, feed: Feed) -> None:
@@ -494,6 +499,7 @@ class Daemon:
     # --- every turn ---------------------------------------------------------------------------------------------------
 
     def _each_turn(self) -> None:
+        self._supervisor.turned(self._flag.text())
         self._follow_halt_flag()
         assert self._loop is not None
         if self._stop_by is not None:
