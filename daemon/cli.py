@@ -453,6 +453,22 @@ def status(config: Config = DEFAULT_CONFIG, output: Output = Format.TEXT) -> Non
     _finish(_job("status", "status")(config, json_format=output is Format.JSON))
 
 
+@app.command()
+def doctor(
+    config: Config = DEFAULT_CONFIG,
+    output: Output = Format.TEXT,
+    send: Annotated[bool, typer.Option("--send", help="Also send a test message to every endpoint.")] = False,
+) -> None:
+    """Look at everything that a bad night would find out: settings, permissions, disk, runbooks, clock, feeds, endpoints, a silent day.
+
+    \b
+    Example: reefd doctor --config config/reefd.yaml --send
+
+    Exit codes: 0 nothing failed; 1 a check failed.
+    """
+    _finish(_job("doctor", "doctor")(config, json_format=output is Format.JSON, send=send))
+
+
 @audit.command("verify")
 def audit_verify(
     state: Annotated[Path, typer.Argument(metavar="STATE.db", help="The daemon's journal.")] = Path("var/state.db"),
