@@ -32,6 +32,7 @@ from daemon.edges.webhook import Endpoint
 from daemon.errors import Diagnostic, SettingsError
 from daemon.runbook.document import Document, compose
 from daemon.runbook.nodes import ListNode, MapNode, ScalarNode, YamlNode
+from daemon.service.heartbeat import ENDPOINT as HEARTBEAT
 from daemon.units import HOUR_NS, NS, parse_duration, parse_quantity, show_duration
 from daemon.world.entities import Account, Kind, Route, Topology, Venue
 
@@ -277,6 +278,15 @@ class StressSettings(_Section):
     missed: Literal["run_once", "skip"] = "run_once"  # due while the daemon was down
 
 
+class HeartbeatSettings(_Section):
+    """The dead man's switch: an address outside that hears at a cadence that this daemon turns and sees."""
+
+    url: Url
+    every: Annotated[Duration, AfterValidator(_within("10s", "1h"))] = 60 * NS  # real time
+    secret: SecretRef | None = None
+    allow_private: bool = False
+
+
 class Settings(BaseSettings):
     """Everything the daemon is told at its start."""
 
@@ -298,6 +308,7 @@ class Settings(BaseSettings):
     log: LogSettings = LogSettings()
     clock: ClockSettings = ClockSettings()
     stress: StressSettings | None = None
+    heartbeat: HeartbeatSettings | None = None
     lateness: LatenessSettings = LatenessSettings()
 
     @classmethod
@@ -413,6 +424,19 @@ class Settings(BaseSettings):
         if problems:
             raise SettingsError("\n".join(problems))
         return tuple(endpoints)
+
+
+    def heartbeat_endpoint(self) -> Endpoint | None:
+        """Where the heartbeat goes; raises SettingsError when its secret cannot be read."""
+        if self.heartbeat is None:
+            return None
+        secrets: tuple[str, ...] = ()
+        if self.heartbeat.secret is not None:
+            secret, problem = read_secret(self.heartbeat.secret)
+            if problem:
+                raise SettingsError(f"heartbeat.secret: {problem}")
+            secrets = (secret,)
+        return Endpoint(name=HEARTBEAT, url=self.heartbeat.url, secrets=secrets, allow_private=self.heartbeat.allow_private)
 
 
 class _Environment(PydanticBaseSettingsSource):

@@ -45,6 +45,7 @@ from daemon.service.agreement import ClockWatch, Told
 from daemon.service.clock import AcceleratedClock, Clock, WallClock
 from daemon.service.dispatcher import Dispatcher
 from daemon.service.halting import HaltFlag
+from daemon.service.heartbeat import Heartbeat
 from daemon.service.inbox import Inbox
 from daemon.service.lanes import Lanes, wall
 from daemon.service.logging import configure, log
@@ -302,6 +303,24 @@ class Daemon:
         self._loop: Loop | None = None
         self._publication = Publication(path=status_path(journal.path), clock=clock)
         self._supervisor = Supervisor.of(os.environ, pid=os.getpid())
+        self._heartbeat = self._make_heartbeat()
+
+    def _make_heartbeat(self) -> Heartbeat | None:
+        endpoint, spec = self._settings.heartbeat_endpoint(), self._settings.heartbeat
+        if endpoint is None or spec is None:
+            return None
+        sender = WebhookSender([endpoint])
+        self._edges.closers.append(sender.close)
+        return Heartbeat(sender=sender, every_s=spec.every / NS, unfit=self._unfit, says=self._says)
+
+    def _unfit(self) -> str:
+        """Why this daemon cannot do its work, as far as it can tell; empty when it can."""
+        blind = ", ".join(f"{venue}: its last block is {age_s:.0f} s old" for venue, age_s in self._sight.blind.items())
+        return blind or ("this journal is a restored backup: nothing is sent" if self._journal.restored else "")
+
+    def _says(self) -> Mapping[str, object]:
+        seq, head = self._journal.head()
+        return {"house": self._settings.house, "build": __version__, "halted": self._flag.text(), "anchor": f"{seq}:{head}"}
 
     # --- start and stop -----------------------------------------------------------------------------------------------
 
@@ -366,6 +385,8 @@ class Daemon:
         background += [asyncio.create_task(watch.run(), name="clock watch") for watch in self._edges.watches]
         if not self._dry_run:
             background.append(asyncio.create_task(self._lanes.run(), name="lanes"))
+            if self._heartbeat is not None:
+                background.append(asyncio.create_task(self._heartbeat.run(), name="heartbeat"))
         turning = asyncio.create_task(loop.run(), name="loop")
         self._supervisor.ready(f"{len(runbooks)} runbooks in force")
         try:
