@@ -173,6 +173,27 @@ def test_a_full_disk_is_one_message_and_exits_2(
     assert capsys.readouterr().err == "reefd: out/report.json: no space left on device\n"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["replay", "--recording", "{here}", "--runbooks", "nowhere", "--account", "account.yaml"],
+        ["stress", "--book", "config/books/example.yaml", "--world", "config/worlds/gbm.yaml", "--runbooks", "nowhere"],
+        ["scenario", "run", "calm", "--runbooks", "nowhere"],
+        ["explain", "nowhere", "--recording", "{here}", "--entity", "dydx:BTC-USD", "--at", "2026-02-03"],
+        ["diff", "nowhere", "runbooks", "--recording", "{here}", "--account", "account.yaml"],
+        ["sweep", "runbooks/margin-low.yaml", "--set", "hold=1m,2m", "--recording", "{here}", "--account", "account.yaml",
+         "--runbooks", "nowhere"],
+    ],
+    ids=lambda words: words[0],
+)  # fmt: skip
+def test_runbooks_that_are_not_there_are_one_message_and_exit_2(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert run_main(monkeypatch, *(word.format(here=tmp_path) for word in words)) == 2
+    assert capsys.readouterr().err.startswith("reefd: nowhere: no such file or folder; write a runbook's file")
+
+
 def test_an_interrupt_exits_130(called: Called, monkeypatch: pytest.MonkeyPatch) -> None:
     called.error = KeyboardInterrupt()
     assert run_main(monkeypatch, "demo") == 130
