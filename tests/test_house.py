@@ -43,7 +43,7 @@ SOLE_IMPORTERS = {
     "apprise": {"edges"},
     "jinja2": {"web"},
     "prometheus_client": {"web"},
-    "opentelemetry": {"service"},
+    "opentelemetry": {"app"},
     "sqlite3": {"journal"},
     "polars": {"journal", "simulation", "app"},
     "ruamel": {"runbook", "journal", "simulation", "settings", "app"},
