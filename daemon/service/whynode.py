@@ -40,6 +40,29 @@ def node_of(tree: object) -> WhyNode | None:
     )
 
 
+def deciding(tree: object) -> list[str]:
+    """The readings of a trace in words, where they are compared with the distance: `funding_rate 0.08%/h, 0.03%/h above 0.05%/h`."""
+    node = node_of(tree)
+    found: dict[str, None] = {}
+
+    def visit(part: WhyNode) -> None:
+        if part.role == "compare" and len(part.kids) == 2 and part.distance_shown:
+            left, right = part.kids
+            held, bound = (right, left) if _fixed(left) and not _fixed(right) else (left, right)
+            if part.distance is not None:
+                named = bound.shown if _fixed(bound) else f"{bound.text} ({bound.shown})"
+                found[f"{held.text} {held.shown}, {part.distance_shown} {named}"] = None
+                return
+        if part.signal and part.value is not None:
+            found[f"{part.text} {part.shown}"] = None
+        for kid in part.kids:
+            visit(kid)
+
+    if node is not None:
+        visit(node)
+    return list(found)
+
+
 def shown(value: float | None, unit: str) -> str:
     """A value with its unit; None is `unknown`, a truth is TRUE, FALSE or UNKNOWN."""
     if unit == "truth":
