@@ -100,7 +100,8 @@ def event_text(event: Event) -> str:
             why = f": {event.reason}" if event.reason else ""
             return f"{event.actor} asks to {event.verb} {event.target or 'everything'}{until}{why}"
         case RunbooksLoaded():
-            return f"{len(event.runbooks)} runbooks loaded: {', '.join(event.runbooks)}"
+            count = len(event.runbooks)
+            return f"{count} {'runbook' if count == 1 else 'runbooks'} loaded: {', '.join(event.runbooks)}"
         case Scheduled():
             return f"timer {event.timer} was due at {iso(event.due)}"
         case Woke():

@@ -69,12 +69,14 @@ def moments(found: Iterable[tuple[Stored, r.Record]]) -> Iterator[Moment]:
         intent = intents.get(record.action_id) if isinstance(record, r.ActionFinished) else None
         said = told(record, intent)
         body = json.loads(stored.body)
+        step = _step(record, intent)
+        named = step != "" and said.title.startswith(step)  # an id is written as it is
         yield Moment(
             seq=stored.seq,
             at=iso(record.at),
             kind=stored.type,
-            step=_step(record, intent),
-            title=said.title,
+            step=step,
+            title=said.title if named else said.title[:1].upper() + said.title[1:],
             lines=said.lines,
             tone=said.tone,
             body=body if isinstance(body, Mapping) else {},

@@ -21,6 +21,7 @@ from daemon.units import FOREVER, NEVER, NS, iso, show, show_duration
 Tone = Literal["plain", "good", "bad", "wait"]
 Severity = Literal["debug", "info", "warning", "critical"]
 
+DEFAULT_CHANNELS = "the default channels"  # of a notice that names none
 READINGS_SHOWN = 4  # of those that decided a firing
 WAITS = {
     "guards": "waits for its guards",
@@ -62,7 +63,7 @@ def told(record: r.Record, requested: r.ActionRequested | None = None) -> Told:
         case r.ActionFinished():
             return _outcome(record, requested)
         case r.NoticeSent():
-            return Told(f"told {_names(record.action.to)}: {record.action.text}", severity="debug")
+            return Told(act_text(record.action), severity="debug")
         case r.GateChanged() | r.PauseSet() | r.PauseEnded() | r.HaltChanged() | r.CommandTaken():
             return _order(record)
         case r.ResourceSeen() | r.SizeChanged() | r.MoveProgress() | r.TimerTaken():
@@ -214,7 +215,7 @@ def act_text(action: Action) -> str:
         case Resume():
             return f"open the gate of {action.kind} {action.entity}"
         case Notify():
-            return f"tell {_names(action.to)}: {action.text}"
+            return f"tell {_names(action.to) or DEFAULT_CHANNELS}: {action.text}"
         case CallWebhook():
             return f"call the webhook {action.endpoint}"
         case _:
@@ -238,7 +239,8 @@ def _terms(record: r.ActionRequested) -> tuple[str, ...]:
 
 def _outcome(record: r.ActionFinished, requested: r.ActionRequested | None) -> Told:
     outcome = record.outcome
-    took = () if requested is None else (f"answered after {show_duration((record.at - requested.at) / NS)}",)
+    took_s = 0.0 if requested is None else (record.at - requested.at) / NS
+    took = (f"answered after {show_duration(took_s)}",) if took_s >= 0.001 else ()
     match outcome.status:
         case "done":
             title, lines = _filled(outcome, None if requested is None else requested.action)
@@ -292,7 +294,7 @@ def _order(record: r.GateChanged | r.PauseSet | r.PauseEnded | r.HaltChanged | r
             where = f"{record.kind} {record.entity}" if record.entity else "everything"
             title = f"gate of {where} {'closed' if record.closed else 'opened'} by {record.by}"
             lines = ("no strategy may open there",) if record.closed else ()
-            return Told(title, (*lines, *_because(record.reason)), "bad" if record.closed else "good", "warning")
+            return Told(title, (*lines, *_because(record.reason)), "good", "warning")
         case r.PauseSet():
             until = "until it is unpaused" if record.until >= FOREVER else f"until {iso(record.until)}"
             return Told(f"{record.target or 'everything'} paused by {record.by} {until}", _because(record.reason), "wait", "warning")
@@ -302,8 +304,8 @@ def _order(record: r.GateChanged | r.PauseSet | r.PauseEnded | r.HaltChanged | r
             title = f"everything is halted by {record.by}" if record.halted else f"everything goes on, says {record.by}"
             return Told(title, _because(record.reason), "bad" if record.halted else "good", "critical" if record.halted else "warning")
         case r.CommandTaken():
-            asked = f"{record.actor} asked to {record.verb} {record.target or 'everything'}"
-            return Told(f"{asked}: {record.effect}", _because(record.reason))
+            asked = f"{record.verb} {record.target or 'everything'}"
+            return Told(f"{record.effect}, asked by {record.actor}", (asked, *_because(record.reason)))
         case _:
             assert_never(record)
 
