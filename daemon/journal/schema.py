@@ -31,6 +31,8 @@ STATE_MIGRATIONS: tuple[str, ...] = (
         UNIQUE (id, endpoint));
     CREATE INDEX outbox_lane ON outbox (endpoint, position) WHERE status = 'waiting';
     """,
+    # Entries of a type newest first, for searching and for finding the latest runs at a start.
+    "CREATE INDEX entry_type ON entry (type)",
 )
 FEED_MIGRATIONS: tuple[str, ...] = (
     """
