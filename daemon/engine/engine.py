@@ -414,6 +414,15 @@ class Engine:
         """Actions whose outcome is not known for certain: what a start has to look up before anything else."""
         return tuple(sent.action for sent in self.cold.sent.values())
 
+    @property
+    def now(self) -> int:
+        """The instant of the last event or due, ns UTC; NEVER before the first."""
+        return self._now
+
+    def look(self, at: int) -> Turn:
+        """A turn at `at` to look in with: whoever holds it reads, and emits nothing."""
+        return self._turn(max(at, self._now))
+
     def snapshot(self) -> Status:
         """An immutable view for status pages."""
         return describe(self._turn(self._now), self.build)
