@@ -38,6 +38,7 @@ FLOORS = {
 SOLE_IMPORTERS = {
     "httpx": {"edges"},
     "aiomqtt": {"edges"},
+    "paho": {"edges"},
     "ccxt": {"edges"},
     "standardwebhooks": {"edges"},
     "apprise": {"edges"},
