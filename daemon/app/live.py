@@ -43,6 +43,7 @@ from daemon.runbook.provided import unprovided
 from daemon.service.agreement import ClockWatch, Told
 from daemon.service.clock import AcceleratedClock, Clock, WallClock
 from daemon.service.dispatcher import Dispatcher
+from daemon.service.halting import HaltFlag
 from daemon.service.inbox import Inbox
 from daemon.service.lanes import Lanes, wall
 from daemon.service.logging import configure, log
@@ -275,9 +276,10 @@ class Daemon:
         self._topology = settings.topology()
         self._edges = connect(settings, clock, sender)
         self._inbox = Inbox()
+        self._flag = HaltFlag(settings.halt_file)
         self._engine = Engine(topology=self._topology, house=house, build=__version__, documents=journal.document)
         self._dispatcher = Dispatcher(
-            edges=self._edges.hands, inbox=self._inbox, clock=clock, dry_run=dry_run, refuse=self._halt_flag_text
+            edges=self._edges.hands, inbox=self._inbox, clock=clock, dry_run=dry_run, refuse=self._flag.text
         )
         self._lanes = Lanes(journal=journal, sender=sender, clock=clock, raise_alarm=self._alarm)
         self._healths: list[FeedHealth] = []
@@ -511,25 +513,15 @@ class Daemon:
         if self._stress is not None:
             self._stress.follow(transition.records)
 
-    def _halt_flag_text(self) -> str:
-        """Why nothing may be sent, empty when it may: the flag counts before the engine has heard of it."""
-        try:
-            text = self._settings.halt_file.read_text(encoding="utf-8", errors="replace").strip()
-        except FileNotFoundError:
-            return ""
-        except OSError as error:
-            return f"the halt flag {self._settings.halt_file} cannot be read ({error.strerror})"
-        return f"halted by {self._settings.halt_file}{': ' + text.splitlines()[0][:200] if text else ''}"
-
     def _follow_halt_flag(self) -> None:
-        there = self._settings.halt_file.exists()
+        there = self._flag.there()
         if self._flag_asked is None:
             self._flag_asked = bool(self._standing.halt_flag)
         if there == self._flag_asked:
             return
         self._flag_asked = there
         verb = "halt" if there else "resume"
-        reason = self._halt_flag_text() if there else f"{self._settings.halt_file} was removed"
+        reason = self._flag.text() if there else f"{self._settings.halt_file} was removed"
         log().warning("halt.flag_set" if there else "halt.flag_removed", path=str(self._settings.halt_file))
         self._inbox.put(
             OperatorCommand(at=0, command_id=f"{HALT_FLAG}{self._clock.now()}", actor="halt flag", verb=verb, reason=reason)
@@ -537,11 +529,9 @@ class Daemon:
 
     def _refuse_on_backup(self) -> None:
         """A restored backup does not know what was done after it was made: it only reconciles until a person removes the flag."""
-        flag = self._settings.halt_file
-        flag.parent.mkdir(parents=True, exist_ok=True)
-        if not flag.exists():
-            flag.write_text("this journal is a restored backup: compare it with the venue, then remove this file\n", encoding="utf-8")
-        log().error("journal.restored", consequence="nothing is sent", remove=str(flag))
+        if not self._flag.there():
+            self._flag.set("this journal is a restored backup: compare it with the venue, then remove this file")
+        log().error("journal.restored", consequence="nothing is sent", remove=str(self._flag.path))
 
     # --- telling ------------------------------------------------------------------------------------------------------
 
@@ -579,7 +569,7 @@ class Daemon:
             "at": iso(loop.position.at),
             "seq": loop.position.seq,
             "head": ":".join(str(part) for part in self._journal.head()),
-            "halted": self._halt_flag_text(),
+            "halted": self._flag.text(),
             "reload_error": self._reload_error,
             "stopping": self._stop_by is not None,
             "feeds": [self._publication.feed(health) for health in self._healths],
