@@ -14,7 +14,7 @@ import contextlib
 import socket
 from collections import deque
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import aiomqtt
@@ -74,11 +74,13 @@ class _Line:
 
     _client: _Client
     _broker: Broker
+    _places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(IN_FLIGHT_MAX))
 
     async def publish(self, message: Outgoing) -> Ack:
         """Send at QoS 1 and wait for the acknowledgement. Raises EdgeError: whether the broker took it is not known then."""
         try:
-            async with asyncio.timeout(self._broker.timeout_s):
+            # The time of a message runs from when it is sent, not from when it began to wait for its turn.
+            async with self._places, asyncio.timeout(self._broker.timeout_s):
                 code = await self._client.acknowledged(message)
         except TimeoutError:
             raise _edge_error(f"{self._broker.address} did not acknowledge within {self._broker.timeout_s:g} s", "timeout") from None

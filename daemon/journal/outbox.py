@@ -33,6 +33,15 @@ def due(connection: sqlite3.Connection, now: int, unordered: frozenset[str], lim
     return [_delivery(row) for row in rows]
 
 
+def lane(connection: sqlite3.Connection, endpoint: str, now: int, limit: int) -> list[Delivery]:
+    """What waits for one endpoint and is due, oldest first: what is being retried later does not hold up the others."""
+    rows = connection.execute(
+        f"SELECT {_FIELDS} FROM outbox WHERE status = 'waiting' AND endpoint = ? AND next_due <= ? ORDER BY position LIMIT ?",
+        (endpoint, now, limit),
+    )
+    return [_delivery(row) for row in rows]
+
+
 def next_due(connection: sqlite3.Connection, unordered: frozenset[str]) -> int | None:
     """When the next delivery is due (ns); None when nothing waits."""
     marks = ",".join("?" * len(unordered))

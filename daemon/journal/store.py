@@ -314,6 +314,10 @@ class Journal:
         """What may be sent now: the head of each endpoint's lane when due, of `unordered` endpoints everything due."""
         return self._read(lambda connection: outbox.due(connection, now, unordered, limit))
 
+    def lane(self, endpoint: str, now: int, limit: int = DELIVERIES_MAX) -> list[Delivery]:
+        """What waits for one endpoint and is due, oldest first, whatever waits for others."""
+        return self._read(lambda connection: outbox.lane(connection, endpoint, now, limit))
+
     def next_delivery_due(self, *, unordered: frozenset[str] = frozenset()) -> int | None:
         """When the next delivery is due (ns); None when nothing waits."""
         return self._read(lambda connection: outbox.next_due(connection, unordered))
