@@ -9,6 +9,7 @@ everything here is wiring.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -22,12 +23,13 @@ from ruamel.yaml.error import YAMLError
 from daemon import __version__
 from daemon.app.live_stress import LiveStress, timer_of
 from daemon.app.status import Publication, status_path
+from daemon.app.telling import Telling, open_sender
 from daemon.edges.bridge import BridgeEdge, BridgeFeed
 from daemon.edges.dydx.feed import MILLISECOND_NS, DydxFeed
 from daemon.edges.dydx.venue import DydxVenue
 from daemon.edges.http import HttpSource, RequestBudget
 from daemon.edges.protocol import Feed, VenueEdge, WriteMarks
-from daemon.edges.webhook import WebhookExecutor, WebhookSender, render
+from daemon.edges.webhook import WebhookExecutor, WebhookSender
 from daemon.engine.actions import Notify
 from daemon.engine.codec import encode_as
 from daemon.engine.engine import Engine, Transition
@@ -41,6 +43,7 @@ from daemon.runbook.load import Loaded, load_documents, load_paths
 from daemon.runbook.model import Runbook
 from daemon.runbook.provided import unprovided
 from daemon.service.agreement import ClockWatch, Told
+from daemon.service.alerts import Alerts
 from daemon.service.clock import AcceleratedClock, Clock, WallClock
 from daemon.service.dispatcher import Dispatcher
 from daemon.service.halting import HaltFlag
@@ -53,6 +56,7 @@ from daemon.service.recover import HALT_FLAG, Recovered, Standing, describe_topo
 from daemon.service.scheduler import HOUSE_TIMERS, Scheduler
 from daemon.service.sight import Sight
 from daemon.service.stress import SIGNALS, STRESS
+from daemon.service.supervisor import Supervisor
 from daemon.settings import Settings, load_settings
 from daemon.units import MINUTE_NS, NS, iso
 from daemon.world.entities import Topology
@@ -91,7 +95,7 @@ def journal_path(settings: Settings, *, dry_run: bool) -> tuple[Path, Path]:
 
 async def _live(settings: Settings, *, dry_run: bool) -> int:
     house = read_house_limits(settings.limits)
-    endpoints = WebhookSender(settings.endpoints())
+    endpoints = open_sender(settings)
     clock = await read_clock(settings)
     state, feed = journal_path(settings, dry_run=dry_run)
     try:
@@ -282,6 +286,9 @@ class Daemon:
             edges=self._edges.hands, inbox=self._inbox, clock=clock, dry_run=dry_run, refuse=self._flag.text
         )
         self._lanes = Lanes(journal=journal, sender=sender, clock=clock, raise_alarm=self._alarm)
+        self.alerts = Alerts(
+            journal=journal, sender=sender, clock=clock, house=settings.house, channels=settings.channels, look=self._lanes.look
+        )
         self._healths: list[FeedHealth] = []
         self._standing = Standing()
         self._stress: LiveStress | None = None
@@ -299,6 +306,7 @@ class Daemon:
         self._stop_by: int | None = None  # real ns
         self._loop: Loop | None = None
         self._publication = Publication(path=status_path(journal.path), clock=clock)
+        self._supervisor = Supervisor.of(os.environ, pid=os.getpid())
 
     # --- start and stop -----------------------------------------------------------------------------------------------
 
@@ -327,7 +335,11 @@ class Daemon:
             inbox=self._inbox,
             clock=self._clock,
             dispatcher=self._dispatcher,
-            mail=Mail(channels=self._settings.channels, compose=self._compose),
+            mail=Mail(
+                channels=self._settings.channels,
+                compose=Telling(engine=self._engine, journal=self._journal, house=self._settings.house).compose,
+                endpoints=self._sender.endpoints,
+            ),
             position=recovered.position,
             build=__version__,
             each_turn=self._each_turn,
@@ -364,6 +376,7 @@ class Daemon:
         if not self._dry_run:
             background.append(asyncio.create_task(self._lanes.run(), name="lanes"))
         turning = asyncio.create_task(loop.run(), name="loop")
+        self._supervisor.ready(f"{len(runbooks)} runbooks in force")
         try:
             # A task of the background never ends by itself: if one does, that is a fault of ours and ends the daemon.
             done, _ = await asyncio.wait([turning, *background], return_when=asyncio.FIRST_COMPLETED)
@@ -406,6 +419,7 @@ class Daemon:
         """Stop after what is on the wire has settled, at most `lateness.stop`; asked twice, at once."""
         now = self._clock.real_ns()
         self._stop_by = now if self._stop_by is not None else now + self._settings.lateness.stop
+        self._supervisor.stopping()
         log().info("daemon.stopping", in_flight=len(self._dispatcher.in_flight))
 
     async def _watch(self, feed: Feed) -> None:
@@ -494,6 +508,7 @@ class Daemon:
     # --- every turn ---------------------------------------------------------------------------------------------------
 
     def _each_turn(self) -> None:
+        self._supervisor.turned(self._flag.text())
         self._follow_halt_flag()
         assert self._loop is not None
         if self._stop_by is not None:
@@ -534,22 +549,6 @@ class Daemon:
         log().error("journal.restored", consequence="nothing is sent", remove=str(self._flag.path))
 
     # --- telling ------------------------------------------------------------------------------------------------------
-
-    def _compose(self, notify: Notify, at: int, seq: int) -> str:
-        head_seq, head = self._journal.head()
-        content = {
-            "action_id": notify.action_id,
-            "run_id": notify.run_id,
-            "runbook": notify.runbook,
-            "event": notify.event,
-            "severity": notify.severity,
-            "text": notify.text,
-            "detail": notify.detail,
-            "house": self._settings.house,
-            # Every message anchors the audit chain outside of this machine: a cut tail shows against it.
-            "anchor": f"{head_seq}:{head}",
-        }
-        return render(f"notice.{notify.event}", content, at=at, seq=seq)
 
     def _alarm(self, delivery: Delivery, why: str) -> None:
         """A critical notice reached nobody: say it where a supervisor of processes looks."""
