@@ -16,6 +16,7 @@ import ipaddress
 import json
 import os
 import re
+import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,13 +29,14 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from daemon.edges import bridge as bridge_edge
 from daemon.edges.dydx import feed as dydx_edge
+from daemon.edges.formats import CHAT, Format
 from daemon.edges.provides import BRIDGE, DYDX
-from daemon.edges.webhook import Endpoint
+from daemon.edges.webhook import Endpoint, Grouping
 from daemon.errors import Diagnostic, SettingsError
 from daemon.runbook.document import Document, compose
 from daemon.runbook.nodes import ListNode, MapNode, ScalarNode, YamlNode
 from daemon.service.heartbeat import ENDPOINT as HEARTBEAT
-from daemon.units import HOUR_NS, NS, parse_duration, parse_quantity, show_duration
+from daemon.units import HOUR_NS, MINUTE_NS, NS, parse_duration, parse_quantity, show_duration
 from daemon.world.entities import Account, Kind, Route, Topology, Venue
 
 PREFIX = "REEFD_"
@@ -42,6 +44,8 @@ DELIMITER = "__"
 # Read by the command line itself, and by replays.
 RESERVED = frozenset({"REEFD_CONFIG", "REEFD_CACHE_DIR", "REEFD_TOKEN", "REEFD_URL"})
 SECRET_BYTES_MIN = 16  # Standard Webhooks asks for 24 to 64; a receiver that issues fewer than 16 protects nothing
+HOLDS_SECRET = re.compile("secret|whsec_|token|routing_key")  # in a key or a line: what stands there is never shown
+HTTP_UNSAFE = "http:// is not encrypted; write https://, or allow_private: true for an endpoint on this machine or network"
 ENVIRONMENT = "environment"
 CADENCE_MIN_NS = NS // 10
 Plain = None | str | list["Plain"] | dict[str, "Plain"]
@@ -80,6 +84,11 @@ def _web_address(raw: object) -> str:
     if parts.username or parts.password:
         raise ValueError("found a user name or password in the address; leave it out")
     return str(raw).rstrip("/")
+
+
+def _address(raw: object) -> str:
+    """A web address, or where one is kept that holds a token."""
+    return str(raw) if str(raw).startswith(("env:", "file:")) else _web_address(raw)
 
 
 def _secret(raw: object) -> str:
@@ -142,6 +151,7 @@ Cadence = Annotated[int, BeforeValidator(_duration), Field(ge=CADENCE_MIN_NS)]
 Ratio = Annotated[float, BeforeValidator(_ratio), Field(ge=0, lt=1)]
 Usd = Annotated[float, BeforeValidator(_usd), Field(ge=0)]
 Url = Annotated[str, BeforeValidator(_web_address)]
+Address = Annotated[str, BeforeValidator(_address)]
 SecretRef = Annotated[str, BeforeValidator(_secret)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 AccountId = Annotated[str, AfterValidator(_account_id)]
@@ -241,16 +251,44 @@ class RouteSettings(_Section):
     model: str = ""  # the law of its delays in the world of a stress; empty: the world's default
 
 
-class WebhookSettings(_Section):
-    """An endpoint of signed webhooks."""
+class GroupingSettings(_Section):
+    """Which messages are told together (what they have in common), and how often. In the daemon's time."""
 
-    url: Url
-    secret: SecretRef
+    by: Annotated[tuple[Literal["runbook", "entity", "venue", "severity", "event"], ...], BeforeValidator(_words)] = ("runbook",)
+    wait: Annotated[Duration, AfterValidator(_within("1s", "10m"))] = 10 * NS  # the first of a group, for company; what is critical: not
+    interval: Annotated[Duration, AfterValidator(_within("1s", "24h"))] = 5 * MINUTE_NS  # between two messages of a group
+    repeat: Annotated[Duration, AfterValidator(_within("1m", "30d"))] = 4 * HOUR_NS  # until a group is reminded of what still fires
+
+
+class WebhookSettings(_Section):
+    """An endpoint: where messages go, in which format, signed with what."""
+
+    url: Address | None = None
+    format: Format = "reefd"
+    secret: SecretRef | None = None
     previous_secret: SecretRef | None = None  # signs too while receivers change over
-    format: Literal["reefd"] = "reefd"
+    token: SecretRef | None = None  # telegram: the bot's
+    chat_id: str = ""  # telegram
+    routing_key: SecretRef | None = None  # pagerduty
     allow_private: bool = False
+    ca_file: Path | None = None
     ordered: bool = True
     timeout: Annotated[Duration, Field(gt=0)] = 10 * NS
+    grouped: bool | None = None  # default: what people read is, what machines read is not
+    grouping: GroupingSettings | None = None
+    fallback: str | None = None  # the endpoint that is told what is critical and could not be delivered here
+
+    def address(self) -> str | None:
+        """The url, or the only one that the format has; None when it is missing."""
+        return self.url or {"telegram": "https://api.telegram.org", "pagerduty": "https://events.pagerduty.com/v2/enqueue"}.get(self.format)
+
+    def grouping_wanted(self) -> Grouping | None:
+        """How messages are grouped; None when each goes by itself."""
+        wanted = self.grouped if self.grouped is not None else self.grouping is not None or self.format in CHAT
+        if not wanted:
+            return None
+        spec = self.grouping or GroupingSettings()
+        return Grouping(by=spec.by, wait_ns=spec.wait, interval_ns=spec.interval, repeat_ns=spec.repeat)
 
 
 class JournalSettings(_Section):
@@ -460,25 +498,7 @@ class Settings(BaseSettings):
     def endpoints(self) -> tuple[Endpoint, ...]:
         """The webhook endpoints with their secrets read; raises SettingsError naming every secret that cannot be read."""
         problems: list[str] = []
-        endpoints = []
-        for name, webhook in self.webhooks.items():
-            secrets = []
-            for key, reference in (("secret", webhook.secret), ("previous_secret", webhook.previous_secret)):
-                if reference is not None:
-                    secret, problem = read_secret(reference)
-                    secrets.append(secret)
-                    problems += [f"webhooks.{name}.{key}: {problem}"] if problem else []
-            endpoints.append(
-                Endpoint(
-                    name=name,
-                    url=webhook.url,
-                    secrets=tuple(secrets),
-                    format=webhook.format,
-                    allow_private=webhook.allow_private,
-                    ordered=webhook.ordered,
-                    timeout_s=webhook.timeout / NS,
-                )
-            )
+        endpoints = [_endpoint(name, webhook, problems) for name, webhook in self.webhooks.items()]
         if problems:
             raise SettingsError("\n".join(problems))
         return tuple(endpoints)
@@ -495,6 +515,45 @@ class Settings(BaseSettings):
                 raise SettingsError(f"heartbeat.secret: {problem}")
             secrets = (secret,)
         return Endpoint(name=HEARTBEAT, url=self.heartbeat.url, secrets=secrets, allow_private=self.heartbeat.allow_private)
+
+
+def _endpoint(name: str, webhook: WebhookSettings, problems: list[str]) -> Endpoint:
+    """One endpoint with its secrets read; what is wrong is added to `problems`, without any secret."""
+
+    def read(key: str, reference: str | None, reader: Callable[[str], tuple[str, str]]) -> str:
+        if reference is None:
+            return ""
+        text, problem = reader(reference)
+        problems.extend([f"webhooks.{name}.{key}: {problem}"] if problem else [])
+        return text
+
+    signing = [read(key, getattr(webhook, key), read_secret) for key in ("secret", "previous_secret")]
+    url = webhook.address() or ""
+    if url.startswith(("env:", "file:")):
+        url = read("url", url, read_key if webhook.format == "apprise" else _read_address)
+        if url.startswith("http://") and not webhook.allow_private:
+            problems.append(f"webhooks.{name}.url: {HTTP_UNSAFE}")
+    token = read("token", webhook.token, read_key)
+    if webhook.ca_file is not None:
+        try:
+            ssl.create_default_context(cafile=webhook.ca_file)
+        except OSError as error:
+            why = error.strerror if isinstance(error, FileNotFoundError | PermissionError) else "it holds no certificate"
+            problems.append(f"webhooks.{name}.ca_file: {webhook.ca_file} cannot be used: {why}")
+    return Endpoint(
+        name=name,
+        url=f"{url.rstrip('/')}/bot{token}/sendMessage" if webhook.format == "telegram" else url,
+        secrets=tuple(secret for secret in signing if secret),
+        format=webhook.format,
+        allow_private=webhook.allow_private,
+        ordered=webhook.ordered,
+        timeout_s=webhook.timeout / NS,
+        ca_file="" if webhook.ca_file is None else str(webhook.ca_file),
+        chat_id=webhook.chat_id,
+        routing_key=read("routing_key", webhook.routing_key, read_key),
+        grouping=webhook.grouping_wanted(),
+        fallback=webhook.fallback or "",
+    )
 
 
 class _Environment(PydanticBaseSettingsSource):
@@ -552,16 +611,9 @@ def _from_json(text: str) -> Any:
 
 def read_secret(reference: str) -> tuple[str, str]:
     """The secret of `env:NAME` or `file:PATH`, and what is wrong with it ("" when nothing is). Never part of a message."""
-    kind, _, name = reference.partition(":")
-    if kind == "env":
-        secret = os.environ.get(name, "")
-        if not secret:
-            return "", f"the variable {name} is not set; set it to the endpoint's whsec_... secret"
-    else:
-        try:
-            secret = Path(name).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            return "", f"{name} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}"
+    secret, problem = read_key(reference, "the endpoint's whsec_... secret")
+    if problem:
+        return "", problem
     try:
         body = secret.removeprefix("whsec_").rstrip("=")
         key = base64.b64decode(body + "=" * (-len(body) % 4), validate=True)
@@ -570,6 +622,27 @@ def read_secret(reference: str) -> tuple[str, str]:
     if len(key) < SECRET_BYTES_MIN:
         return "", f"what {reference} holds is no webhook secret; it is `whsec_` and the base64 of at least {SECRET_BYTES_MIN} bytes"
     return secret, ""
+
+
+def read_key(reference: str, what: str = "the receiver's key") -> tuple[str, str]:
+    """The text of `env:NAME` or `file:PATH`, and what is wrong with it ("" when nothing is). Never part of a message."""
+    kind, _, name = reference.partition(":")
+    if kind == "env":
+        key = os.environ.get(name, "").strip()
+        return (key, "") if key else ("", f"the variable {name} is not set; set it to {what}")
+    try:
+        key = Path(name).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        return "", f"{name} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}"
+    return (key, "") if key else ("", f"{name} is empty; it holds {what}")
+
+
+def _read_address(reference: str) -> tuple[str, str]:
+    address, problem = read_key(reference, "the receiver's web address")
+    parts = urlsplit(address)
+    if not problem and (parts.scheme not in ("http", "https") or not parts.hostname):
+        return "", f"what {reference} holds is no web address; it starts with https://"
+    return address, problem
 
 
 def load_settings(path: Path) -> Settings:
@@ -608,7 +681,7 @@ def parse_settings(content: bytes | str, path: str) -> Settings:
 
 def _render(complaints: Sequence[Diagnostic]) -> str:
     """The complaints as text. A line of the file that may hold a secret is not shown; a variable has no line."""
-    shown = [replace(c, source_line="") if re.search("secret|whsec_", c.source_line) else c for c in complaints]
+    shown = [replace(c, source_line="") if HOLDS_SECRET.search(c.source_line) else c for c in complaints]
     return "\n".join(c.message if c.file == ENVIRONMENT else c.render() for c in shown)
 
 
@@ -653,14 +726,39 @@ def references(settings: Settings) -> list[tuple[Location, str]]:
         for endpoint in endpoints:
             known(("channels", name), endpoint, set(settings.webhooks), "webhook")
     for name, webhook in settings.webhooks.items():
-        if webhook.url.startswith("http://") and not webhook.allow_private:
-            text = "http:// is not encrypted; write https://, or allow_private: true for an endpoint on this machine or network"
-            found.append((("webhooks", name, "url"), text))
+        known(("webhooks", name, "fallback"), webhook.fallback, set(settings.webhooks) - {name}, "other webhook")
+        found += [(("webhooks", name, *where), text) for where, text in _unfit(webhook)]
     if settings.clock.venue is not None:
         known(("clock", "venue"), settings.clock.venue, set(settings.venues), "venue")
     elif settings.clock.follow == "venue" and len(settings.venues) != 1:
         text = f"{len(settings.venues)} venues are configured; write which one, clock: {{follow: venue, venue: NAME}}"
         found.append((("clock", "follow"), text))
+    return found
+
+
+def _unfit(webhook: WebhookSettings) -> list[tuple[Location, str]]:
+    """What is missing of an endpoint, or does not go with its format: where, and what to write."""
+    found: list[tuple[Location, str]] = []
+    url = webhook.address()
+    if url is None:
+        found.append(((), f"url is missing; {_missing_hint('webhook url')}"))
+    elif url.startswith("http://") and not webhook.allow_private:
+        found.append((("url",), HTTP_UNSAFE))
+    if webhook.format == "apprise" and url is not None and not url.startswith(("env:", "file:")):
+        found.append((("url",), "an address of apprise holds the service's keys; write env:NAME or file:PATH"))
+    if webhook.format == "reefd" and webhook.secret is None:
+        found.append(((), f"secret is missing; messages of format reefd are signed: {_missing_hint('secret')}"))
+    if webhook.previous_secret is not None and webhook.secret is None:
+        found.append((("previous_secret",), "a previous secret signs beside a current one; write it as secret:"))
+    for key, wanted in (("token", "telegram"), ("chat_id", "telegram"), ("routing_key", "pagerduty")):
+        if getattr(webhook, key) and webhook.format != wanted:
+            found.append(((key,), f"belongs to format: {wanted}, found format: {webhook.format}"))
+        elif not getattr(webhook, key) and webhook.format == wanted:
+            found.append(((), f"{key} is missing; {_missing_hint(key)}"))
+    if webhook.format == "pagerduty" and webhook.grouping_wanted() is not None:
+        found.append((("grouping" if webhook.grouping else "grouped",), "PagerDuty groups by itself, an incident an episode; leave it out"))
+    if webhook.grouping is not None and webhook.grouped is False:
+        found.append((("grouping",), "grouped: false switches it off; leave one of them out"))
     return found
 
 
@@ -748,7 +846,7 @@ def _complaint(document: Document, error: Any, named: Mapping[Location, str]) ->
             message = f"found {_shape(found)}; write a single text"
         case _:
             message = f"found {found!r}: {str(error['msg']).lower()}"
-    if "secret" in last or "whsec_" in repr(found):
+    if HOLDS_SECRET.search(last) or "whsec_" in repr(found):
         message = "a secret is not written into the settings; write env:NAME or file:PATH"
     return _point(document, location, "C004", message, named)
 
@@ -764,6 +862,10 @@ def _missing_hint(key: str) -> str:
         "markets": "write for example markets: [BTC-USD, ETH-USD]",
         "address": "write the account's address, for example dydx1...",
         "secret": "write env:NAME or file:PATH",
+        "token": "write the bot's as env:NAME or file:PATH",
+        "chat_id": "write the chat's number, for example chat_id: -1001234567890",
+        "routing_key": "write the integration's as env:NAME or file:PATH",
+        "webhook url": "write for example url: https://hooks.example.com/reefd, or env:NAME where it holds a token",
         "from": "write the chain or venue that transfers leave",
         "to": "write the venue, account or chain that transfers reach",
         "world": "write for example world: config/worlds/calm.yaml",

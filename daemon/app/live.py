@@ -23,12 +23,13 @@ from ruamel.yaml.error import YAMLError
 from daemon import __version__
 from daemon.app.live_stress import LiveStress, timer_of
 from daemon.app.status import Publication, status_path
+from daemon.app.telling import Telling, open_sender
 from daemon.edges.bridge import BridgeEdge, BridgeFeed
 from daemon.edges.dydx.feed import MILLISECOND_NS, DydxFeed
 from daemon.edges.dydx.venue import DydxVenue
 from daemon.edges.http import HttpSource, RequestBudget
 from daemon.edges.protocol import Feed, VenueEdge, WriteMarks
-from daemon.edges.webhook import WebhookExecutor, WebhookSender, render
+from daemon.edges.webhook import WebhookExecutor, WebhookSender
 from daemon.engine.actions import Notify
 from daemon.engine.codec import encode_as
 from daemon.engine.engine import Engine, Transition
@@ -42,6 +43,7 @@ from daemon.runbook.load import Loaded, load_documents, load_paths
 from daemon.runbook.model import Runbook
 from daemon.runbook.provided import unprovided
 from daemon.service.agreement import ClockWatch, Told
+from daemon.service.alerts import Alerts
 from daemon.service.clock import AcceleratedClock, Clock, WallClock
 from daemon.service.dispatcher import Dispatcher
 from daemon.service.halting import HaltFlag
@@ -94,7 +96,7 @@ def journal_path(settings: Settings, *, dry_run: bool) -> tuple[Path, Path]:
 
 async def _live(settings: Settings, *, dry_run: bool) -> int:
     house = read_house_limits(settings.limits)
-    endpoints = WebhookSender(settings.endpoints())
+    endpoints = open_sender(settings)
     clock = await read_clock(settings)
     state, feed = journal_path(settings, dry_run=dry_run)
     try:
@@ -285,6 +287,9 @@ class Daemon:
             edges=self._edges.hands, inbox=self._inbox, clock=clock, dry_run=dry_run, refuse=self._flag.text
         )
         self._lanes = Lanes(journal=journal, sender=sender, clock=clock, raise_alarm=self._alarm)
+        self.alerts = Alerts(
+            journal=journal, sender=sender, clock=clock, house=settings.house, channels=settings.channels, look=self._lanes.look
+        )
         self._healths: list[FeedHealth] = []
         self._standing = Standing()
         self._stress: LiveStress | None = None
@@ -349,7 +354,11 @@ class Daemon:
             inbox=self._inbox,
             clock=self._clock,
             dispatcher=self._dispatcher,
-            mail=Mail(channels=self._settings.channels, compose=self._compose),
+            mail=Mail(
+                channels=self._settings.channels,
+                compose=Telling(engine=self._engine, journal=self._journal, house=self._settings.house).compose,
+                endpoints=self._sender.endpoints,
+            ),
             position=recovered.position,
             build=__version__,
             each_turn=self._each_turn,
@@ -561,22 +570,6 @@ class Daemon:
         log().error("journal.restored", consequence="nothing is sent", remove=str(self._flag.path))
 
     # --- telling ------------------------------------------------------------------------------------------------------
-
-    def _compose(self, notify: Notify, at: int, seq: int) -> str:
-        head_seq, head = self._journal.head()
-        content = {
-            "action_id": notify.action_id,
-            "run_id": notify.run_id,
-            "runbook": notify.runbook,
-            "event": notify.event,
-            "severity": notify.severity,
-            "text": notify.text,
-            "detail": notify.detail,
-            "house": self._settings.house,
-            # Every message anchors the audit chain outside of this machine: a cut tail shows against it.
-            "anchor": f"{head_seq}:{head}",
-        }
-        return render(f"notice.{notify.event}", content, at=at, seq=seq)
 
     def _alarm(self, delivery: Delivery, why: str) -> None:
         """A critical notice reached nobody: say it where a supervisor of processes looks."""

@@ -160,7 +160,7 @@ def degraded(page: Mapping[str, Any], now: datetime) -> list[str]:
     if page.get("lost_instances"):
         found.append(unjudged(page["lost_instances"]))
     for name in page.get("disabled_endpoints", []):
-        found.append(f"endpoint {name} said 410 Gone and gets nothing more")
+        found.append(f"endpoint {name} said 410 Gone and gets nothing more; `reefd webhook enable {name}` sends there again")
     for letter in journal.get("dead_letters", []):
         found.append(f"notice {letter['id']} never reached {letter['endpoint']}: {letter['reason']}")
     return found

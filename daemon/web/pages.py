@@ -31,8 +31,8 @@ def make_pages(desk: Desk, door: Doorkeeper, *, asking: Asking | None = None, wa
     for path, handler in leaves.handlers(stage).items():
         router.add_api_route(path, handler, methods=["GET", "HEAD"], response_model=None)
     router.add_api_route("/do/{verb}", deeds.handler(stage), methods=["POST"], response_model=None)
-    for path, method, handler in _door(stage):
-        router.add_api_route(path, handler, methods=[method], response_model=None)
+    for path, method, doing in _door(stage):
+        router.add_api_route(path, doing, methods=[method], response_model=None)
     router.add_api_route("/static/{name}", _static, methods=["GET", "HEAD"], response_model=None)
     return router
 

@@ -98,9 +98,8 @@ LOUD = frozenset({"unknown", "failed", "rejected", "dead", "stale", "failing", "
 
 def icon(name: str) -> Markup:
     """A small drawing that says nothing a word beside it does not say."""
-    return Markup('<svg class="icon" viewBox="0 0 24 24" width="24" height="24" aria-hidden="true" focusable="false"><path d="{}"/></svg>').format(
-        _ICONS[name]
-    )
+    drawn = '<svg class="icon" viewBox="0 0 24 24" width="24" height="24" aria-hidden="true" focusable="false"><path d="{}"/></svg>'
+    return Markup(drawn).format(_ICONS[name])
 
 
 def badge(word: str, text: str = "") -> Markup:
@@ -153,7 +152,7 @@ def span(seconds: float | None) -> str:
     if math.isinf(seconds):
         return "never"
     rest = int(abs(seconds))
-    parts = []
+    parts: list[str] = []
     for name, size in _UNITS:
         count, rest = divmod(rest, size)
         if count or parts:
