@@ -227,12 +227,20 @@ class Kept:
                                     attempts=0, next_due=i.created_at, error="") for n, i in enumerate(items)}  # fmt: skip
         self.delivered: list[str] = []
         self.dead: list[str] = []
+        self.sent: list[OutboxItem] = []
 
     def lane(self, endpoint: str, now: int, limit: int = 100) -> list[Delivery]:
         return [delivery for delivery in self.waiting.values() if delivery.next_due <= now][:limit]
 
     def mark_delivered(self, position: int, at: int) -> Future[None]:
         self.delivered.append(self.waiting.pop(position).id)
+        return done()
+
+    def send(self, items: Sequence[OutboxItem]) -> Future[None]:
+        self.sent += items
+        return done()
+
+    def endpoint_failed(self, name: str, at: int, error: str) -> Future[None]:
         return done()
 
     def mark_failed(self, position: int, at: int, error: str, retry_at: int | None) -> Future[None]:
@@ -257,8 +265,9 @@ def test_a_critical_notice_raises_an_alarm_when_the_broker_is_away_and_still_wai
     async def main() -> None:
         clock = virtual_clock()
         lane = NoticeLane(
-            journal=cast("Journal", kept), clock=clock, prefix=PREFIX, raise_alarm=lambda delivery, _why: alarms.append(delivery.id)
-        )
+            journal=cast("Journal", kept), clock=clock, prefix=PREFIX, fallback="pager",
+            raise_alarm=lambda delivery, _why: alarms.append(delivery.id),
+        )  # fmt: skip
         watching = asyncio.create_task(lane.watch())
         await clock.sleep(ALARM_NS)
         assert alarms == []
@@ -268,6 +277,10 @@ def test_a_critical_notice_raises_an_alarm_when_the_broker_is_away_and_still_wai
     run_virtual(main())
     assert alarms == ["n.1"]
     assert len(kept.waiting) == 2
+    # The fallback is told under the same id, and where it should have gone.
+    assert [(item.id, item.endpoint, item.urgent) for item in kept.sent] == [("n.1", "pager", True)]
+    told = json.loads(kept.sent[0].body)["data"]["undelivered"]
+    assert told == "it was not delivered over MQTT: the MQTT broker cannot be reached; it is still tried"
 
 
 class ScriptedBroker:
@@ -333,7 +346,7 @@ def scripted(kept: Kept, answer: Callable[[Outgoing], Ack | None], *, venue_s: f
 
 
 def virtual_item(number: int, severity: str = "warning") -> OutboxItem:
-    return OutboxItem(id=f"n.{number}", endpoint="mqtt", body="{}", severity=severity, created_at=ORIGIN_NS)
+    return OutboxItem(id=f"n.{number}", endpoint="mqtt", body='{"data":{}}', severity=severity, created_at=ORIGIN_NS)
 
 
 def test_an_acknowledgement_that_the_connection_did_not_outlive_does_not_count() -> None:

@@ -21,6 +21,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from daemon import __version__
+from daemon.app.live_mqtt import LiveMqtt
 from daemon.app.live_stress import LiveStress, timer_of
 from daemon.app.status import Publication, status_path
 from daemon.app.telling import Telling, open_sender
@@ -286,7 +287,20 @@ class Daemon:
         self._dispatcher = Dispatcher(
             edges=self._edges.hands, inbox=self._inbox, clock=clock, dry_run=dry_run, refuse=self._flag.text
         )
-        self._lanes = Lanes(journal=journal, sender=sender, clock=clock, raise_alarm=self._alarm)
+        broker = settings.mqtt_broker()
+        self._mqtt: LiveMqtt | None = None
+        if broker is not None:
+            self._mqtt = LiveMqtt(
+                settings=settings,
+                broker=broker,
+                journal=journal,
+                inbox=self._inbox,
+                clock=clock,
+                raise_alarm=self._alarm,
+                dry_run=dry_run,
+            )
+        elsewhere = frozenset() if self._mqtt is None else self._mqtt.serves
+        self._lanes = Lanes(journal=journal, sender=sender, clock=clock, raise_alarm=self._alarm, elsewhere=elsewhere)
         self.alerts = Alerts(
             journal=journal, sender=sender, clock=clock, house=settings.house, channels=settings.channels, look=self._lanes.look
         )
@@ -396,6 +410,9 @@ class Daemon:
             background.append(asyncio.create_task(self._lanes.run(), name="lanes"))
             if self._heartbeat is not None:
                 background.append(asyncio.create_task(self._heartbeat.run(), name="heartbeat"))
+        if self._mqtt is not None:
+            self._healths += [self._mqtt.health] if self._mqtt.health is not None else []
+            background.append(asyncio.create_task(self._mqtt.run(), name="mqtt"))
         turning = asyncio.create_task(loop.run(), name="loop")
         self._supervisor.ready(f"{len(runbooks)} runbooks in force")
         try:
@@ -407,6 +424,8 @@ class Daemon:
             self._scheduler.stop()
             if self._stress is not None:
                 await self._stress.stop()
+            if self._mqtt is not None:
+                await self._mqtt.stop()
             for task in (turning, *background):
                 task.cancel()
             await asyncio.gather(turning, *background, return_exceptions=True)
@@ -546,6 +565,8 @@ class Daemon:
             self._standing.follow(record)
         if any(isinstance(action, Notify) for action in transition.actions):
             self._lanes.look()
+            if self._mqtt is not None:
+                self._mqtt.look()
         if self._stress is not None:
             self._stress.follow(transition.records)
 
@@ -609,6 +630,7 @@ class Daemon:
             "blind_venues": dict(self._sight.blind),
             "clock_problems": [watch.problem for watch in self._edges.watches if watch.problem],
             "gates": describe_gates(self._engine.cold.gates),
+            "mqtt": None if self._mqtt is None else self._mqtt.page(),
             "lost_instances": [
                 {"runbook": i.runbook, "entity": i.entity, "lacks": i.unknown}
                 for i in engine.instances

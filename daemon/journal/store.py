@@ -342,7 +342,7 @@ class Journal:
         return self._read(lambda connection: outbox.due(connection, now, unordered, spared, limit))
 
     def lane(self, endpoint: str, now: int, limit: int = DELIVERIES_MAX) -> list[Delivery]:
-        """What waits for one endpoint and is due, oldest first, whatever waits for others."""
+        """What waits for one endpoint and is due, urgent ones first, whatever waits for others."""
         return self._read(lambda connection: outbox.lane(connection, endpoint, now, limit))
 
     def next_delivery_due(self, *, unordered: frozenset[str] = frozenset()) -> int | None:

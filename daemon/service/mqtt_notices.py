@@ -11,9 +11,10 @@ import asyncio
 from collections.abc import Callable
 
 from daemon.edges.broker import ENDPOINT, Connection, Outgoing, joined, level
+from daemon.edges.notice import undelivered_body
 from daemon.edges.webhook import SCHEDULE_CRITICAL_NS, retry_at
 from daemon.errors import EdgeError
-from daemon.journal.entry import Delivery, JournalError
+from daemon.journal.entry import Delivery, JournalError, OutboxItem
 from daemon.journal.store import Journal
 from daemon.service.clock import Clock
 from daemon.service.logging import log
@@ -33,8 +34,11 @@ NOBODY = "the broker took it, but nobody is subscribed"
 class NoticeLane:
     """Sends what waits for the endpoint `mqtt`, and settles it in the journal."""
 
-    def __init__(self, *, journal: Journal, clock: Clock, prefix: str, raise_alarm: Callable[[Delivery, str], None]) -> None:
+    def __init__(
+        self, *, journal: Journal, clock: Clock, prefix: str, raise_alarm: Callable[[Delivery, str], None], fallback: str = ""
+    ) -> None:
         self._journal = journal
+        self._fallback = fallback  # the webhook that is told what is urgent and did not arrive
         self._clock = clock
         self._prefix = prefix
         self._raise_alarm = raise_alarm
@@ -66,19 +70,39 @@ class NoticeLane:
         await self._settle(self._clock.real_ns())
 
     async def watch(self) -> None:
-        """Raise an alarm, once each, for critical notices that nobody has had after minutes; they stay in the outbox. Runs for ever."""
+        """Raise, once each, what is urgent and nobody has had after minutes; it stays in the outbox. Runs for ever."""
         while True:
-            self.alarm_overdue()
+            await self._raise_overdue()
             await asyncio.sleep(1.0)
 
-    def alarm_overdue(self) -> None:
-        """Raise the alarms that are due now."""
+    async def _raise_overdue(self) -> None:
         now = self._clock.now()
         for delivery in self._journal.lane(ENDPOINT, now, ALARMS_MAX):
-            overdue = delivery.severity == CRITICAL and now - delivery.created_at > ALARM_NS
-            if overdue and delivery.position not in self._alarmed and delivery.position not in self._acknowledged:
-                self._alarmed.add(delivery.position)
-                self._raise_alarm(delivery, delivery.error or "the MQTT broker cannot be reached; it is still tried")
+            if _urgent(delivery) and now - delivery.created_at > ALARM_NS and delivery.position not in self._acknowledged:
+                await self._raise(delivery, delivery.error or "the MQTT broker cannot be reached; it is still tried")
+
+    async def _raise(self, delivery: Delivery, why: str) -> None:
+        """Tell the fallback and, of what is critical, whoever watches this process; once."""
+        if delivery.position in self._alarmed:
+            return
+        self._alarmed.add(delivery.position)
+        if self._fallback:
+            item = OutboxItem(
+                id=delivery.id,
+                endpoint=self._fallback,
+                body=undelivered_body(delivery.body, f"it was not delivered over MQTT: {why}"),
+                severity=delivery.severity,
+                created_at=self._clock.now(),
+                urgent=True,
+            )
+            try:
+                await asyncio.wrap_future(self._journal.send([item]))
+            except JournalError as error:
+                log().error("notice.unmarked", action_id=delivery.id, endpoint=self._fallback, reason=str(error))
+            else:
+                log().warning("notice.raised_elsewhere", action_id=delivery.id, endpoint=ENDPOINT, fallback=self._fallback, reason=why)
+        if delivery.severity == CRITICAL:
+            self._raise_alarm(delivery, why)
 
     async def _wait(self) -> None:
         try:
@@ -136,14 +160,19 @@ class NoticeLane:
                 critical=delivery.severity == CRITICAL,
             )
         try:
+            await asyncio.wrap_future(self._journal.endpoint_failed(ENDPOINT, at, why))
             await asyncio.wrap_future(self._journal.mark_failed(delivery.position, at, why, due))
         except JournalError as error:
             log().error("notice.unmarked", action_id=delivery.id, endpoint=ENDPOINT, reason=str(error))
             return
+        if _urgent(delivery) and (due is None or due - delivery.created_at > ALARM_NS):
+            await self._raise(delivery, why)
         if due is not None:
             log().warning("notice.delayed", action_id=delivery.id, endpoint=ENDPOINT, reason=why, retry_in_s=(due - at) // NS)
             return
         self.dead += 1
         log().error("notice.undeliverable", action_id=delivery.id, endpoint=ENDPOINT, reason=why, severity=delivery.severity)
-        if delivery.severity == CRITICAL and delivery.position not in self._alarmed:
-            self._raise_alarm(delivery, why)
+
+
+def _urgent(delivery: Delivery) -> bool:
+    return delivery.urgent or delivery.severity == CRITICAL
