@@ -76,6 +76,7 @@ class FakeDesk:
         self.commands: list[Command] = []
         self.asked: list[tuple[str, str, str]] = []  # (what, of which, by whom) of everything that is no command
         self.unavailable: str | None = None
+        self.stands = False  # True: nothing new is published, the snapshot grows old
         self.markets: list[EntityView] = [scenes.market(symbol, self.at) for symbol in scenes.PRICES]
         self.past: list[RunView] = list(scenes.recent(self.at))
         self._seen: dict[str, Effect] = {}
@@ -159,6 +160,9 @@ class FakeDesk:
 
     async def now(self) -> Now:
         self._there()
+        if not self.stands:
+            at = scenes.stamp(self._clock())
+            self.current = replace(self.current, at=at, published=at)
         return self.current
 
     async def world(self, kind: str, *, signals: tuple[str, ...] = (), limit: int = 1_000) -> tuple[EntityView, ...]:

@@ -244,6 +244,15 @@ def test_stress_is_off_without_its_section_and_its_mistakes_say_what_to_write() 
     assert len(said) == 6
 
 
+def test_heartbeat_has_an_address_and_a_cadence_within_bounds() -> None:
+    settings = parse_settings("heartbeat: {url: 'https://watch.example.com/ping', every: 2m}", "reefd.yaml")
+    endpoint = settings.heartbeat_endpoint()
+    assert endpoint is not None
+    assert (endpoint.url, endpoint.secrets, endpoint.allow_private) == ("https://watch.example.com/ping", (), False)
+    with pytest.raises(SettingsError, match="from 10s to 1h"):
+        parse_settings("heartbeat: {url: 'https://watch.example.com/ping', every: 1s}", "reefd.yaml")
+
+
 # --- the operator's surface ------------------------------------------------------------------------------------------------
 
 
