@@ -58,6 +58,7 @@ house: test
 runbooks: {folder / "runbooks"}
 journal: {{path: {folder / "state.db"}}}
 halt_file: {folder / "halt"}
+http: {{enabled: false}}
 clock: {{follow: {clock}}}
 venues:
   dydx:
