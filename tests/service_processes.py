@@ -81,13 +81,22 @@ def lay_out(folder: Path, port: int, *, clock: str = "venue", runbook: str = RUN
     return path
 
 
+# Below what systems give to outgoing connections (Linux from 32768), so that none of those takes a port before its server does; each
+# process of a parallel run begins elsewhere, and gives no port twice.
+_PORTS = iter(range(12_000 + os.getpid() * 131 % 16_000, 32_000))
+
+
 def free_port() -> int:
-    """A loopback port that nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    assert isinstance(port, int)
-    return port
+    """A loopback port that nobody listens on, and that nobody else is likely to take."""
+    for port in _PORTS:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no port is left")
 
 
 async def spawn(*words: str, log: Path, environment: Mapping[str, str] | None = None) -> asyncio.subprocess.Process:
