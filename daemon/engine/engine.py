@@ -113,6 +113,11 @@ class Engine:
         self._next = tuple(runbooks)
         self._library |= {book.digest: book for book in runbooks}
 
+    def book(self, runbook: str) -> Runbook | None:
+        """The version of a runbook that is in force; None when there is none."""
+        digest = self.cold.in_force.get(runbook)
+        return self._library.get(digest) if digest else None
+
     def _set_of(self, event: RunbooksLoaded) -> tuple[Runbook, ...]:
         """The runbooks an event names: those handed over, else from the journal's documents."""
         if self._next is not None:
@@ -413,6 +418,15 @@ class Engine:
     def unsettled(self) -> tuple[Action, ...]:
         """Actions whose outcome is not known for certain: what a start has to look up before anything else."""
         return tuple(sent.action for sent in self.cold.sent.values())
+
+    @property
+    def now(self) -> int:
+        """The instant of the last event or due, ns UTC; NEVER before the first."""
+        return self._now
+
+    def look(self, at: int) -> Turn:
+        """A turn at `at` to look in with: whoever holds it reads, and emits nothing."""
+        return self._turn(max(at, self._now))
 
     def snapshot(self) -> Status:
         """An immutable view for status pages."""
