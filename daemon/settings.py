@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import difflib
+import ipaddress
 import json
 import os
 import re
@@ -36,12 +37,14 @@ from daemon.errors import Diagnostic, SettingsError
 from daemon.language.catalogue import observed
 from daemon.runbook.document import Document, compose
 from daemon.runbook.nodes import ListNode, MapNode, ScalarNode, YamlNode
+from daemon.service.heartbeat import ENDPOINT as HEARTBEAT
 from daemon.units import HOUR_NS, MINUTE_NS, NS, parse_duration, parse_quantity, show_duration
 from daemon.world.entities import Account, Kind, Route, Topology, Venue
 
 PREFIX = "REEFD_"
 DELIMITER = "__"
-RESERVED = frozenset({"REEFD_CONFIG", "REEFD_CACHE_DIR"})  # read by the command line itself, and by replays
+# Read by the command line itself, and by replays.
+RESERVED = frozenset({"REEFD_CONFIG", "REEFD_CACHE_DIR", "REEFD_TOKEN", "REEFD_URL"})
 SECRET_BYTES_MIN = 16  # Standard Webhooks asks for 24 to 64; a receiver that issues fewer than 16 protects nothing
 HOLDS_SECRET = re.compile("secret|whsec_|token|routing_key|password")  # in a key or a line: what stands there is never shown
 HTTP_UNSAFE = "http:// is not encrypted; write https://, or allow_private: true for an endpoint on this machine or network"
@@ -114,6 +117,21 @@ def _account_id(raw: str) -> str:
     if ":" in raw or not raw:
         raise ValueError(f"found {raw!r}; an account's name has no colon, because its positions are called NAME:BTC-USD")
     return raw
+
+
+def _has_tokens(path: Path) -> bool:
+    """Whether a tokens file holds one; what else is wrong with it the daemon says when it reads it, and admits nobody."""
+    try:
+        return "- name:" in path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _host_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]", name):
+            raise ValueError(f"found {name!r}; write names without scheme and port, for example reefd.example.com")
+    return names
 
 
 def _within(least: str, most: str) -> Callable[[int], int]:
@@ -386,6 +404,44 @@ class StressSettings(_Section):
     missed: Literal["run_once", "skip"] = "run_once"  # due while the daemon was down
 
 
+class HeartbeatSettings(_Section):
+    """The dead man's switch: an address outside that hears at a cadence that this daemon turns and sees."""
+
+    url: Url
+    every: Annotated[Duration, AfterValidator(_within("10s", "1h"))] = 60 * NS  # real time
+    secret: SecretRef | None = None
+    allow_private: bool = False
+
+
+class HttpSettings(_Section):
+    """The operator's surface: where it listens, under which names it is asked, and who may read without a token."""
+
+    enabled: bool = True
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8470  # 0: a free one
+    public_url: Url | None = None  # what people type where a proxy stands before it
+    hosts: Annotated[Words, AfterValidator(_host_names)] = ()
+    open_reading: bool | None = None
+    tokens: Path = Path("var/tokens.yaml")
+    operator_token: Path = Path("var/operator.token")
+
+    def loopback(self) -> bool:
+        """True when only this machine can reach it."""
+        try:
+            return ipaddress.ip_address(self.host.strip("[]")).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    def reading_is_open(self) -> bool:
+        """Whether anybody who reaches it may read. Where a proxy stands before it, everybody seems to come from this machine."""
+        return self.loopback() and self.public_url is None and not self.hosts if self.open_reading is None else self.open_reading
+
+    def own_url(self) -> str:
+        """Its address as this machine reaches it, without a slash at the end."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host.strip("[]"), self.host.strip("[]"))
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+
 class Settings(BaseSettings):
     """Everything the daemon is told at its start."""
 
@@ -408,7 +464,9 @@ class Settings(BaseSettings):
     log: LogSettings = LogSettings()
     clock: ClockSettings = ClockSettings()
     stress: StressSettings | None = None
+    heartbeat: HeartbeatSettings | None = None
     lateness: LatenessSettings = LatenessSettings()
+    http: HttpSettings = HttpSettings()
 
     @classmethod
     def settings_customise_sources(
@@ -544,6 +602,17 @@ class Settings(BaseSettings):
             venue_ns=self.bridge.governance_every,
         )
 
+    def listens(self) -> HttpSettings | None:
+        """The operator's surface; None when it is off. Raises SettingsError when other machines can reach it and nobody has a token."""
+        if not self.http.enabled:
+            return None
+        if not self.http.loopback() and not _has_tokens(self.http.tokens):
+            raise SettingsError(
+                f"http.host: {self.http.host} can be reached from other machines, and there is no token at {self.http.tokens}; "
+                "run: reefd token new NAME --role admin, or write host: 127.0.0.1"
+            )
+        return self.http
+
     def endpoints(self) -> tuple[Endpoint, ...]:
         """The webhook endpoints with their secrets read; raises SettingsError naming every secret that cannot be read."""
         problems: list[str] = []
@@ -551,6 +620,19 @@ class Settings(BaseSettings):
         if problems:
             raise SettingsError("\n".join(problems))
         return tuple(endpoints)
+
+
+    def heartbeat_endpoint(self) -> Endpoint | None:
+        """Where the heartbeat goes; raises SettingsError when its secret cannot be read."""
+        if self.heartbeat is None:
+            return None
+        secrets: tuple[str, ...] = ()
+        if self.heartbeat.secret is not None:
+            secret, problem = read_secret(self.heartbeat.secret)
+            if problem:
+                raise SettingsError(f"heartbeat.secret: {problem}")
+            secrets = (secret,)
+        return Endpoint(name=HEARTBEAT, url=self.heartbeat.url, secrets=secrets, allow_private=self.heartbeat.allow_private)
 
 
 def _endpoint(name: str, webhook: WebhookSettings, problems: list[str]) -> Endpoint:
