@@ -47,7 +47,11 @@ class Sender(Protocol):
 class Lanes:
     """Sends what is due and settles it in the journal."""
 
-    def __init__(self, *, journal: Journal, sender: Sender, clock: Clock, raise_alarm: Callable[[Delivery, str], None]) -> None:
+    def __init__(
+        self, *, journal: Journal, sender: Sender, clock: Clock, raise_alarm: Callable[[Delivery, str], None], idle_ns: int = IDLE_NS
+    ) -> None:
+        """`idle_ns` is how often the lanes look by themselves, in real time."""
+        self._idle_s = idle_ns / NS
         self._journal = journal
         self._sender = sender
         self._clock = clock
@@ -74,7 +78,7 @@ class Lanes:
             self.start_due()
             self._more.clear()
             try:
-                async with asyncio.timeout(IDLE_NS / NS):
+                async with asyncio.timeout(self._idle_s):
                     await self._more.wait()
             except TimeoutError:
                 continue
