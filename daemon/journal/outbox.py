@@ -39,6 +39,15 @@ def due(connection: sqlite3.Connection, now: int, unordered: frozenset[str], spa
     return [_delivery(row) for row in rows]
 
 
+def lane(connection: sqlite3.Connection, endpoint: str, now: int, limit: int) -> list[Delivery]:
+    """What waits for one endpoint and is due, urgent ones first: what is being retried later does not hold up the others."""
+    rows = connection.execute(
+        f"SELECT {_FIELDS} FROM outbox WHERE {_ON_LANE} AND endpoint = ? AND next_due <= ? ORDER BY urgent DESC, position LIMIT ?",
+        (endpoint, now, limit),
+    )
+    return [_delivery(row) for row in rows]
+
+
 def next_due(connection: sqlite3.Connection, unordered: frozenset[str]) -> int | None:
     """When the next delivery of a lane is due (ns); None when nothing waits there."""
     marks = ",".join("?" * len(unordered))

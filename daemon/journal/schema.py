@@ -31,6 +31,8 @@ STATE_MIGRATIONS: tuple[str, ...] = (
         UNIQUE (id, endpoint));
     CREATE INDEX outbox_lane ON outbox (endpoint, position) WHERE status = 'waiting';
     """,
+    # Entries of a type newest first, for searching and for finding the latest runs at a start.
+    "CREATE INDEX entry_type ON entry (type)",
     # Alerts out: urgent messages, groups (`grp` is the group a message still waits in, `carried_by` the message that told it), and what
     # is remembered of an endpoint. SQLite cannot change a CHECK, so the table is made anew; its positions stay.
     """

@@ -341,6 +341,10 @@ class Journal:
         what is urgent."""
         return self._read(lambda connection: outbox.due(connection, now, unordered, spared, limit))
 
+    def lane(self, endpoint: str, now: int, limit: int = DELIVERIES_MAX) -> list[Delivery]:
+        """What waits for one endpoint and is due, urgent ones first, whatever waits for others."""
+        return self._read(lambda connection: outbox.lane(connection, endpoint, now, limit))
+
     def next_delivery_due(self, *, unordered: frozenset[str] = frozenset()) -> int | None:
         """When the next delivery is due (ns); None when nothing waits."""
         return self._read(lambda connection: outbox.next_due(connection, unordered))

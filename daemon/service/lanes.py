@@ -48,11 +48,19 @@ class Lanes:
     """Sends what is due and settles it in the journal."""
 
     def __init__(
-        self, *, journal: Journal, sender: Sender, clock: Clock, raise_alarm: Callable[[Delivery, str], None], idle_ns: int = IDLE_NS
+        self,
+        *,
+        journal: Journal,
+        sender: Sender,
+        clock: Clock,
+        raise_alarm: Callable[[Delivery, str], None],
+        elsewhere: frozenset[str] = frozenset(),
+        idle_ns: int = IDLE_NS,
     ) -> None:
         """`idle_ns` is how often the lanes look by themselves, in real time."""
         self._idle_s = idle_ns / NS
         self._journal = journal
+        self._elsewhere = elsewhere  # endpoints of the outbox that somebody else serves: MQTT
         self._sender = sender
         self._clock = clock
         self._raise_alarm = raise_alarm  # a critical notice that reached nobody: somebody else must hear of it
@@ -126,6 +134,8 @@ class Lanes:
         records = self._journal.endpoint_records()
         spared = frozenset(name for name, record in records.items() if self._spared(name, record, now))
         for delivery in self._journal.due_deliveries(now, unordered=self._unordered, spared=spared):
+            if delivery.endpoint in self._elsewhere:
+                continue
             busy = self._busy.get(delivery.endpoint, 0)
             probing = not delivery.urgent and state_of(records.get(delivery.endpoint), now) == "half-open"
             if delivery.position in self._sending or (busy and (delivery.endpoint not in self._unordered or probing)):

@@ -25,6 +25,7 @@ from daemon.service.dispatcher import Dispatcher
 from daemon.service.grouping import group_of, reminder, urgent
 from daemon.service.inbox import Inbox
 from daemon.service.logging import fact, log, readable
+from daemon.service.tally import Durations
 from daemon.units import FOREVER, MINUTE_NS, NS
 
 TURN_MAX_S = 1.0  # real seconds between two turns when nothing happens
@@ -51,6 +52,8 @@ class Turns:
     gaps: int = 0
     step_ns_max: int = 0  # longest decision since the start
     commit_ns_max: int = 0  # longest wait for a commit since the start
+    decisions: Durations = field(default_factory=Durations)
+    commits: Durations = field(default_factory=Durations)
 
 
 class Mail:
@@ -234,6 +237,8 @@ class Loop:
         turns.records += len(records)
         turns.step_ns_max = max(turns.step_ns_max, step_ns)
         turns.commit_ns_max = max(turns.commit_ns_max, commit_ns)
+        turns.decisions.note(step_ns)
+        turns.commits.note(commit_ns)
         if step_ns > SLOW_TURN_NS:
             log().warning("loop.lagged", step_ms=step_ns // 1_000_000, seq=self.position.seq)
 

@@ -7,9 +7,11 @@ The daemon's pages never wait for its loop, and never hold it up: a loop that st
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
 import threading
+from collections.abc import Callable
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -38,22 +40,24 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class Served:
-    """One application on one socket."""
+    """One application on one socket; `ending` is called on the server's loop before it stops, to end streams that would never end."""
 
-    def __init__(self, app: ASGIApp, listener: socket.socket) -> None:
+    def __init__(self, app: ASGIApp, listener: socket.socket, *, ending: Callable[[], None] = lambda: None) -> None:
         self._listener = listener
+        self._ending = ending
         config = uvicorn.Config(
             app,
             log_config=None,
             log_level="critical",
             access_log=False,
-            lifespan="off",
+            lifespan="auto",
             timeout_graceful_shutdown=DRAIN_S,
             timeout_keep_alive=75,
             server_header=False,
             h11_max_incomplete_event_size=65_536,
         )
         self._server = uvicorn.Server(config)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
         address, port = listener.getsockname()[:2]
         self.url = f"http://{f'[{address}]' if ':' in address else address}:{port}"
@@ -64,8 +68,9 @@ class Served:
         self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
-        """Stop serving: what is being answered gets `timeout_s` real seconds, streams are cut."""
-        self._server.should_exit = True
+        """Stop serving: what is being answered gets at most `timeout_s` real seconds."""
+        if self._loop is not None and self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._end)
         self._thread.join(timeout_s)
         if self._thread.is_alive():
             self._server.force_exit = True
@@ -77,8 +82,16 @@ class Served:
         """True while the thread serves."""
         return self._thread.is_alive()
 
+    def _end(self) -> None:
+        self._ending()
+        self._server.should_exit = True
+
     def _run(self) -> None:
         try:
-            self._server.run(sockets=[self._listener])
-        except (OSError, RuntimeError) as error:
+            asyncio.run(self._serve())
+        except (OSError, RuntimeError, SystemExit) as error:
             self.failure = str(error) or type(error).__name__
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        await self._server.serve(sockets=[self._listener])
