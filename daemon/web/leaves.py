@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from daemon.service.views import EntityView, EntryQuery, RunQuery, Series
+from daemon.service.views import EntityView, EntryQuery, RunQuery, Series, WhyView
 from daemon.units import parse_iso
 from daemon.web.desk import NotKnown, Person
 from daemon.web.drawings import chart
@@ -87,7 +87,9 @@ class Leaves:
         """One runbook: its text, its trigger drawn, its instances, and why it does not fire now."""
         name, entity = request.path_params["runbook"], _asked(request, "entity")
         detail = await self._desk.runbook(name)
-        why, series, problem = None, (), ""
+        why: WhyView | None = None
+        series: tuple[Series, ...] = ()
+        problem = ""
         try:
             why = await self._desk.why(name, entity)
             series = await self._desk.trigger_history(name, why.entity)
@@ -95,7 +97,7 @@ class Leaves:
             if entity:
                 raise
             problem = str(error)  # a runbook without instances
-        values = {
+        values: dict[str, object] = {
             "runbook": detail,
             "head": detail.head,
             "why": why,

@@ -25,6 +25,7 @@ from daemon.web.api import make_api
 from daemon.web.asking import Asking
 from daemon.web.desk import Desk, NotKnown, Unavailable
 from daemon.web.door import Doorkeeper
+from daemon.web.pages import make_pages
 from daemon.web.refusals import HEADERS, Refused, as_json
 from daemon.web.signin import LOGIN, make_signin
 from daemon.web.streams import Streams
@@ -77,6 +78,7 @@ def make_surface(
     for kind in (Refused, NotKnown, Unavailable, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _say_no)
     app.include_router(make_api(desk, guard=guard, asking=asking, streams=streams, build=build, wall=wall, document=described))
+    app.include_router(make_pages(desk, guard, asking=asking, wall=wall))
     app.include_router(make_signin(guard))
     return app
 
