@@ -23,7 +23,8 @@ from urllib.parse import urlsplit
 from rich.console import Console
 
 from daemon import __version__
-from daemon.app.live import Edges, connect, load_set, read_clock, read_house_limits
+from daemon.app.connections import Edges, connect, read_clock
+from daemon.app.reading import load_set, read_house_limits
 from daemon.app.status import alive, read_page, status_path
 from daemon.edges.dydx.feed import DydxFeed
 from daemon.edges.protocol import Feed

@@ -85,6 +85,9 @@ def _answer(turn: Turn, event: OperatorCommand) -> str:
     approval = run.step.approval
     if approval.people and event.actor not in approval.people:
         return f"nothing: {event.actor} is not one of {', '.join(approval.people)}"
+    if event.verb == "approve" and event.digest and event.digest != approval.plan_digest:
+        asked, shown = approval.plan_digest[:12], event.digest[:12]
+        return f"nothing: the plan has changed: {run.step.id} of {run.id} waits for plan {asked}, approved was {shown}; look at it again"
     if event.verb == "deny":
         turn.emit(ApprovalAnswered(at=turn.at, run_id=run.id, step=run.step.id, answer="denied", actor=event.actor, granted=False))
         return f"denied {run.step.id} of {run.id}"

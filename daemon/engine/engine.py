@@ -113,6 +113,11 @@ class Engine:
         self._next = tuple(runbooks)
         self._library |= {book.digest: book for book in runbooks}
 
+    def book(self, runbook: str) -> Runbook | None:
+        """The version of a runbook that is in force; None when there is none."""
+        digest = self.cold.in_force.get(runbook)
+        return self._library.get(digest) if digest else None
+
     def _set_of(self, event: RunbooksLoaded) -> tuple[Runbook, ...]:
         """The runbooks an event names: those handed over, else from the journal's documents."""
         if self._next is not None:

@@ -28,7 +28,7 @@ from daemon.service.views import (
     StressView,
     WhyView,
 )
-from daemon.web.api_writes import writes
+from daemon.web.api_writes import add_writes
 from daemon.web.asking import Asking
 from daemon.web.desk import NEEDED, Desk, NotKnown, Person, Unavailable, may
 from daemon.web.door import Doorkeeper
@@ -50,7 +50,6 @@ from daemon.web.wire import (
     EntryRole,
     EntryType,
     Episodes,
-    Failure,
     GateFailure,
     Gates,
     Health,
@@ -73,17 +72,18 @@ from daemon.web.wire import (
     Since,
     Until,
     Whoami,
+    failing,
     said,
 )
 
 V1 = "/api/v1"
 GATE_S = 2.0  # a strategy waits for this before it opens
 READ_FAILURES: dict[int | str, dict[str, Any]] = {
-    401: {"model": Failure, "description": "Reading needs a token here."},
-    404: {"model": Failure, "description": "There is no such thing; the message says what there is."},
-    422: {"model": Failure, "description": "A parameter makes no sense; the message says what to write."},
-    429: {"model": Failure, "description": "Too often; Retry-After says when."},
-    503: {"model": Failure, "description": "The daemon does not answer."},
+    401: failing("Reading needs a token here."),
+    404: failing("There is no such thing; the message says what there is."),
+    422: failing("A parameter makes no sense; the message says what to write."),
+    429: failing("Too often; Retry-After says when."),
+    503: failing("The daemon does not answer."),
 }
 # A report is a page of its own, drawn with styles of its own and nothing else; in a sandbox it is of no origin.
 REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'; sandbox"
@@ -142,7 +142,9 @@ def make_api(
     get(f"{V1}/webhooks", reads.webhooks, Endpoints, "Where alerts go, and how that goes")
     get(f"{V1}/deliveries", reads.deliveries, Deliveries, "Messages to endpoints, newest first")
     get(f"{V1}/deadletters", reads.deadletters, Deliveries, "Messages that were never taken")
-    closed: dict[int | str, dict[str, Any]] = {status: {**READ_FAILURES[status], "model": GateFailure} for status in READ_FAILURES}
+    closed: dict[int | str, dict[str, Any]] = {
+        status: failing(said_of["description"], GateFailure) for status, said_of in READ_FAILURES.items()
+    }
     router.add_api_route(
         f"{V1}/gate", reads.gate, methods=["GET"], response_model=GateAnswer, responses=closed, tags=["read"], operation_id="gate",
         summary="May strategies open in this market? Whatever is not `open: true` is no.", route_class_override=guarded(guard.reader),
@@ -151,8 +153,9 @@ def make_api(
         f"{V1}/stress/reports/{{name}}", reads.report, methods=["GET"], response_class=HTMLResponse, responses=READ_FAILURES,
         tags=["read"], operation_id="report", summary="A report as a page", route_class_override=guarded(guard.reader),
     )  # fmt: skip
+    streamed: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}, "description": "Events until one of us goes."}}
     router.add_api_route(
-        f"{V1}/stream", reads.stream, methods=["GET"], response_class=EventSourceResponse, responses=READ_FAILURES, tags=["read"],
+        f"{V1}/stream", reads.stream, methods=["GET"], response_class=Response, responses={**READ_FAILURES, **streamed}, tags=["read"],
         operation_id="stream", route_class_override=guarded(guard.reader),
         summary="What happens, as server-sent events: snapshot, happening, lagged; Last-Event-ID goes on where a reader was",
     )  # fmt: skip
@@ -160,9 +163,9 @@ def make_api(
         ("/healthz", watch.healthz, Health, "Does the process live and its loop turn?"),
         ("/readyz", watch.readyz, Readiness, "Does it see, and can it act? 503 says what is lacking"),
     ):
-        failing: dict[int | str, dict[str, Any]] = {503: {"model": model, "description": "It is not."}}
+        unwell: dict[int | str, dict[str, Any]] = {503: {"model": model, "description": "It is not."}}
         router.add_api_route(
-            path, endpoint, methods=["GET"], response_model=model, responses=failing, summary=summary, tags=["watch"],
+            path, endpoint, methods=["GET"], response_model=model, responses=unwell, summary=summary, tags=["watch"],
             operation_id=endpoint.__name__,
         )  # fmt: skip
     router.add_api_route(
@@ -174,7 +177,7 @@ def make_api(
         return JSONResponse(document())
 
     router.add_api_route(f"{V1}/openapi.json", openapi, methods=["GET"], include_in_schema=False, response_model=None)
-    router.include_router(writes(asking, guard, guarded))
+    add_writes(router, asking, guard, guarded)
     return router
 
 

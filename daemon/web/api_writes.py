@@ -23,11 +23,11 @@ from daemon.web.wire import (
     DeliveryId,
     DenyBody,
     EndpointName,
-    Failure,
     HaltBody,
     PauseBody,
     RunId,
     TargetBody,
+    failing,
     said,
 )
 
@@ -41,19 +41,18 @@ Key = Annotated[
     ),
 ]  # fmt: skip
 WRITE_FAILURES: dict[int | str, dict[str, Any]] = {
-    401: {"model": Failure, "description": "Nobody said who they are."},
-    403: {"model": Failure, "description": "The role is too low, or the request is not of this session's own pages."},
-    404: {"model": Failure, "description": "There is no such thing; the message says what there is."},
-    409: {"model": Failure, "description": "It did nothing, and why."},
-    422: {"model": Failure, "description": "It makes no sense; the message says what to write."},
-    429: {"model": Failure, "description": "Too often; Retry-After says when."},
-    503: {"model": Failure, "description": "The daemon does not answer; the message says what is certain."},
+    401: failing("Nobody said who they are."),
+    403: failing("The role is too low, or the request is not of this session's own pages."),
+    404: failing("There is no such thing; the message says what there is."),
+    409: failing("It did nothing, and why."),
+    422: failing("It makes no sense; the message says what to write."),
+    429: failing("Too often; Retry-After says when."),
+    503: failing("The daemon does not answer; the message says what is certain."),
 }
 
 
-def writes(asking: Asking, guard: Doorkeeper, guarded: Guarding) -> APIRouter:
-    """Every path that changes something."""
-    router = APIRouter()
+def add_writes(router: APIRouter, asking: Asking, guard: Doorkeeper, guarded: Guarding) -> None:
+    """Add every path that changes something."""
     deeds = Deeds(asking)
 
     def post(path: str, endpoint: Callable[..., Awaitable[Response]], verb: str, summary: str, name: str = "") -> None:
@@ -76,7 +75,6 @@ def writes(asking: Asking, guard: Doorkeeper, guarded: Guarding) -> APIRouter:
     post("webhooks/{name}/test", deeds.test, "test", "Send a test message now")
     post("webhooks/{name}/enable", deeds.enable, "enable", "Send again to an endpoint that had said 410")
     post("deadletters/{delivery_id:path}/redeliver", deeds.redeliver, "redeliver", "Put a dead letter back into its lane")
-    return router
 
 
 class Deeds:

@@ -8,7 +8,7 @@ What is read is in `leaves.py`, what is asked for in `deeds.py`; the words are i
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -31,8 +31,8 @@ def make_pages(desk: Desk, door: Doorkeeper, *, asking: Asking | None = None, wa
     for path, handler in leaves.handlers(stage).items():
         router.add_api_route(path, handler, methods=["GET", "HEAD"], response_model=None)
     router.add_api_route("/do/{verb}", deeds.handler(stage), methods=["POST"], response_model=None)
-    for path, method, answer in _door(stage):
-        router.add_api_route(path, answer, methods=[method], response_model=None)
+    for path, method, doing in _door(stage):
+        router.add_api_route(path, doing, methods=[method], response_model=None)
     router.add_api_route("/static/{name}", _static, methods=["GET", "HEAD"], response_model=None)
     return router
 
@@ -48,7 +48,7 @@ async def _static(request: Request) -> Response:
     return Response(content, media_type=STATIC[name], headers=headers)
 
 
-def _door(stage: Stage) -> list[tuple[str, str, Callable[[Request], Awaitable[Response]]]]:
+def _door(stage: Stage) -> list[tuple[str, str, Callable[..., object]]]:
     """Signing in and out."""
 
     async def ask(request: Request) -> Response:

@@ -30,6 +30,7 @@ from daemon.web.refusals import HEADERS, Refused, as_json
 from daemon.web.signin import LOGIN, make_signin
 from daemon.web.streams import Streams
 from daemon.web.threshold import Threshold
+from daemon.web.wire import failures_described
 
 API = "/api/"
 TITLE = "reefd"
@@ -66,7 +67,9 @@ def make_surface(
     def described() -> dict[str, Any]:
         document = app.openapi()
         scheme = {"type": "http", "scheme": "bearer", "description": "A token, made by `reefd token new NAME --role approve`."}
-        document.setdefault("components", {}).setdefault("securitySchemes", {})["token"] = scheme
+        components = document.setdefault("components", {})
+        components.setdefault("securitySchemes", {})["token"] = scheme
+        components.setdefault("schemas", {}).update(failures_described())
         return document
 
     app = FastAPI(

@@ -170,6 +170,18 @@ class GateFailure:
     error: ErrorView
 
 
+def failing(text: str, kind: type = Failure) -> dict[str, Any]:
+    """How a refusal is documented: by a reference, so that not every path makes a model of its own."""
+    return {"description": text, "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{kind.__name__}"}}}}
+
+
+def failures_described() -> dict[str, Any]:
+    """The schemas that `failing` refers to."""
+    kinds = [(kind.__name__, "serialization", TypeAdapter(kind)) for kind in (Failure, GateFailure)]
+    _, document = TypeAdapter.json_schemas(kinds, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
+    return dict(document["$defs"])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entities:
     """Entities of one kind."""
