@@ -24,12 +24,17 @@ $(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
 	$(PIP) install --quiet --require-hashes -r requirements-dev.lock
 	@touch $@
 
+# A browser, a broker and receivers of alerts that some tests drive, where they may be installed; never fails (REEFD_SYSTEM_PACKAGES=no: not at all).
+$(VENV)/.system: .ci/system-packages | $(BIN)/python
+	@.ci/system-packages
+	@touch $@
+
 install: $(VENV)/.dev ## the virtual environment with everything (for work on reefd itself)
 
 demo: $(VENV)/.runtime ## a simulated venue, the daemon and a webhook receiver, for about a minute
 	$(BIN)/reefd demo
 
-test: $(VENV)/.dev ## every test
+test: $(VENV)/.dev $(VENV)/.system ## every test
 	$(BIN)/python -m pytest -q
 
 lint: $(VENV)/.dev ## ruff and mypy --strict

@@ -276,14 +276,16 @@ def sweep(
     _finish(_installed(lambda: _job("clustering", "sweep_on_cluster"))(runbook, cluster=cluster, **options))
 
 
-def _installed(load: Callable[[], Callable[..., int]]) -> Callable[..., int]:
-    """A job that takes a cluster, where the extra is installed."""
+def _installed(
+    load: Callable[[], Callable[..., int]], module: str = "distributed", what: str = "--cluster", extra: str = "cluster"
+) -> Callable[..., int]:
+    """A job that needs an extra, where it is installed."""
     try:
         return load()
     except ModuleNotFoundError as error:
-        if error.name != "distributed":
+        if (error.name or "").split(".")[0] != module:
             raise
-        raise UserError("--cluster needs the module distributed; install it with: pip install 'reefd[cluster]'") from error
+        raise UserError(f"{what} needs the module {module}; install it with: pip install 'reefd[{extra}]'") from error
 
 
 @app.command()
@@ -453,12 +455,46 @@ def status(config: Config = DEFAULT_CONFIG, output: Output = Format.TEXT) -> Non
     _finish(_job("status", "status")(config, json_format=output is Format.JSON))
 
 
+@app.command()
+def doctor(
+    config: Config = DEFAULT_CONFIG,
+    output: Output = Format.TEXT,
+    send: Annotated[bool, typer.Option("--send", help="Also send a test message to every endpoint.")] = False,
+) -> None:
+    """Look at everything that a bad night would find out: settings, permissions, disk, runbooks, clock, feeds, endpoints, a silent day.
+
+    \b
+    Example: reefd doctor --config config/reefd.yaml --send
+
+    Exit codes: 0 nothing failed; 1 a check failed.
+    """
+    _finish(_job("doctor", "doctor")(config, json_format=output is Format.JSON, send=send))
+
+
+@app.command()
+def traces(
+    config: Config = DEFAULT_CONFIG,
+    endpoint: Annotated[
+        str, typer.Option("--endpoint", metavar="URL", envvar="OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", help="The collector, OTLP over HTTP.")
+    ] = "http://127.0.0.1:4318/v1/traces",
+    follow: Annotated[bool, typer.Option("--follow", help="Go on with what is still to come.")] = False,
+    after: Annotated[int, typer.Option("--after", metavar="SEQ", min=0, help="Only what came after this event number.")] = 0,
+) -> None:
+    """Send the journal's runs to an OpenTelemetry collector: a trace a run, its steps, approvals and writes below it.
+
+    \b
+    Example: reefd traces --config config/reefd.yaml --follow
+
+    Exit codes: 0 sent; 1 the collector did not take some; 2 no journal, or the extra is not installed: pip install 'reefd[otel]'.
+    """
+    job = _installed(lambda: _job("traces", "traces"), "opentelemetry", "reefd traces", "otel")
+    _finish(job(config, endpoint=endpoint, follow=follow, after=after))
+
+
 @audit.command("verify")
 def audit_verify(
     state: Annotated[Path, typer.Argument(metavar="STATE.db", help="The daemon's journal.")] = Path("var/state.db"),
-    anchor: Annotated[
-        str | None, typer.Option("--anchor", metavar="SEQ:HASH", help="A head kept elsewhere: finds a cut tail.")
-    ] = None,
+    anchor: Annotated[str | None, typer.Option("--anchor", metavar="SEQ:HASH", help="A head kept elsewhere: finds a cut tail.")] = None,
     output: Output = Format.TEXT,
 ) -> None:
     """Verify the sha256 chain over every entry of a journal; with an anchor also that nothing was cut off.

@@ -21,9 +21,9 @@ from daemon.errors import Diagnostic, RunbookError, UserError
 ROOT = Path(__file__).resolve().parent.parent
 VERBS = [
     "check", "test", "import", "eval", "replay", "sweep", "diff", "explain", "run", "sim", "demo", "status", "audit verify", "audit backup",
-    "scenario list", "scenario show", "scenario run",
+    "scenario list", "scenario show", "scenario run", "doctor", "traces",
 ]  # fmt: skip
-HEAVY = ("numpy", "polars", "pyarrow", "pandas", "httpx", "fastapi", "uvicorn", "numba", "llvmlite", "distributed")
+HEAVY = ("numpy", "polars", "pyarrow", "pandas", "httpx", "fastapi", "uvicorn", "numba", "llvmlite", "distributed", "opentelemetry")
 
 
 class Called:
@@ -110,6 +110,8 @@ ONE_OF_EACH = {
     ("verifying", "verify_journal"): ["replay", "--journal", "state.db", "--verify", "--format", "json"],
     ("live", "run"): ["run", "--config", "c.yaml", "--dry-run", "--log", "json"],
     ("simulating", "sim"): ["sim", "--scenario", "s.yaml", "--port", "0", "--speed", "60", "--seed", "7"],
+    ("traces", "traces"): ["traces", "--config", "c.yaml", "--endpoint", "http://127.0.0.1:1/v1/traces", "--follow", "--after", "7"],
+    ("doctor", "doctor"): ["doctor", "--config", "c.yaml", "--format", "json", "--send"],
     ("demo", "demo"): ["demo", "--seconds", "5", "--speed", "2"],
     ("status", "status"): ["status", "--config", "c.yaml", "--format", "json"],
     ("scenarios", "list_"): ["scenario", "list", "--format", "json"],
@@ -170,6 +172,27 @@ def test_a_full_disk_is_one_message_and_exits_2(
     called.error = OSError(28, "No space left on device", "out/report.json")
     assert run_main(monkeypatch, *ONE_OF_EACH["replaying", "replay"]) == 2
     assert capsys.readouterr().err == "reefd: out/report.json: no space left on device\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["replay", "--recording", "{here}", "--runbooks", "nowhere", "--account", "account.yaml"],
+        ["stress", "--book", "config/books/example.yaml", "--world", "config/worlds/gbm.yaml", "--runbooks", "nowhere"],
+        ["scenario", "run", "calm", "--runbooks", "nowhere"],
+        ["explain", "nowhere", "--recording", "{here}", "--entity", "dydx:BTC-USD", "--at", "2026-02-03"],
+        ["diff", "nowhere", "runbooks", "--recording", "{here}", "--account", "account.yaml"],
+        ["sweep", "runbooks/margin-low.yaml", "--set", "hold=1m,2m", "--recording", "{here}", "--account", "account.yaml",
+         "--runbooks", "nowhere"],
+    ],
+    ids=lambda words: words[0],
+)  # fmt: skip
+def test_runbooks_that_are_not_there_are_one_message_and_exit_2(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert run_main(monkeypatch, *(word.format(here=tmp_path) for word in words)) == 2
+    assert capsys.readouterr().err.startswith("reefd: nowhere: no such file or folder; write a runbook's file")
 
 
 def test_an_interrupt_exits_130(called: Called, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,14 @@ def test_only_the_head_of_each_lane_is_due(journal: Journal) -> None:
     assert due(journal, 100, unordered=frozenset({"desk"})) == ["a1", "p1", "a2", "a3"]
 
 
+def test_one_endpoints_lane_is_handed_out_whole_and_what_is_retried_later_holds_nobody_up(journal: Journal) -> None:
+    assert [d.id for d in journal.lane("desk", 100)] == ["a1", "a2", "a3"]
+    assert journal.lane("desk", 99) == []
+    journal.mark_failed(position(journal, "a1"), 110, "nobody", 500).result()
+    assert [d.id for d in journal.lane("desk", 110)] == ["a2", "a3"]
+    assert [d.id for d in journal.lane("desk", 500, 2)] == ["a1", "a2"]
+
+
 def test_a_delivery_lets_the_next_of_its_lane_go(journal: Journal) -> None:
     journal.mark_delivered(position(journal, "a1"), 110).result()
 

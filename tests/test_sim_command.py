@@ -25,7 +25,7 @@ def test_a_port_in_use_is_one_clear_message_and_exit_2(capsys: pytest.CaptureFix
         taken.listen()
         port = taken.getsockname()[1]
         assert sim(CALM, port=port) == 2
-    assert capsys.readouterr().err == f"port {port} on 127.0.0.1 is in use; stop what listens there or choose another --port\n"
+    assert capsys.readouterr().err == f"port {port} on 127.0.0.1 is in use; stop what listens there or choose another port\n"
 
 
 @pytest.mark.parametrize(

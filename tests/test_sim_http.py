@@ -17,7 +17,8 @@ from daemon.simulation.paths import HISTORY_H
 from daemon.simulation.scenario import parse_scenario
 from daemon.simulation.world import World
 from daemon.units import DAY_NS, HOUR_NS, NS, iso, parse_iso
-from daemon.web.sim import SimulatedVenue, VenueClock, bind, server
+from daemon.web.listening import bind
+from daemon.web.sim import SimulatedVenue, VenueClock, server
 
 
 class Venue:

@@ -159,8 +159,13 @@ def degraded(page: Mapping[str, Any], now: datetime) -> list[str]:
     found += page.get("clock_problems", [])
     if page.get("lost_instances"):
         found.append(unjudged(page["lost_instances"]))
+    broker = page.get("mqtt")
+    if broker and not broker["connected"]:
+        found.append(f"the MQTT broker {broker['broker']} is away for {broker['since_s']:.0f} s: {broker['reason']}; notices wait for it")
+    elif broker and broker["reason"]:
+        found.append(f"MQTT: {broker['reason']}")
     for name in page.get("disabled_endpoints", []):
-        found.append(f"endpoint {name} said 410 Gone and gets nothing more")
+        found.append(f"endpoint {name} said 410 Gone and gets nothing more; `reefd webhook enable {name}` sends there again")
     for letter in journal.get("dead_letters", []):
         found.append(f"notice {letter['id']} never reached {letter['endpoint']}: {letter['reason']}")
     return found

@@ -94,6 +94,7 @@ class Engine:
         self.cold = Cold()
         self._documents = documents
         self._library: dict[str, Runbook] = {}
+        self._named: dict[str, frozenset[tuple[Kind, str]]] = {}  # of the library, never more than it holds
         self._next: tuple[Runbook, ...] | None = None
         self._now = NEVER
         self._reacted_at = NEVER
@@ -111,6 +112,11 @@ class Engine:
         """Hand over the set that the next `RunbooksLoaded` puts in force; parsed outside, kept by digest."""
         self._next = tuple(runbooks)
         self._library |= {book.digest: book for book in runbooks}
+
+    def book(self, runbook: str) -> Runbook | None:
+        """The version of a runbook that is in force; None when there is none."""
+        digest = self.cold.in_force.get(runbook)
+        return self._library.get(digest) if digest else None
 
     def _set_of(self, event: RunbooksLoaded) -> tuple[Runbook, ...]:
         """The runbooks an event names: those handed over, else from the journal's documents."""
@@ -184,7 +190,7 @@ class Engine:
         return self._now if self._restored else min(self.hot.next_due, self._cold_due)
 
     def _turn(self, at: int) -> Turn:
-        return Turn(at=at, cold=self.cold, hot=self.hot, library=self._library, topology=self.topology, house=self.house)
+        return Turn(at=at, cold=self.cold, hot=self.hot, library=self._library, topology=self.topology, house=self.house, named=self._named)
 
     def _pass_time(self, turn: Turn, limit: int, *, inclusive: bool) -> None:
         """Everything due before `limit` (or at it), each at its own time, hot before cold."""
@@ -331,6 +337,7 @@ class Engine:
         turn.emit(RunbooksInForce(at=turn.at, runbooks={book.id: book.digest for book in books}))
         needed = {*self.cold.in_force.values(), *(run.digest for run in self.cold.runs.values()), *before.values()}
         self._library = {digest: book for digest, book in self._library.items() if digest in needed}
+        self._named = {digest: names for digest, names in self._named.items() if digest in needed}
 
     # --- recovery -----------------------------------------------------------------------------------------------------
 

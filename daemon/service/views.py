@@ -539,7 +539,10 @@ class Effect:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Happening:
-    """One line of the stream: a record, in words (`kind` = its type), or `snapshot` when a new `Now` is there."""
+    """One line of the stream: a record, in words (`kind` = its type), or `snapshot` when a new `Now` is there.
+
+    `seq` and `part` name it: a reader that comes back goes on behind them. `severity` is debug | info | warning | critical.
+    """
 
     seq: int
     at: str
@@ -549,6 +552,7 @@ class Happening:
     entity: str = ""
     run_id: str = ""
     severity: str = "info"
+    part: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
