@@ -7,7 +7,7 @@ the journal by a connection of its own; the snapshot is there even while the loo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -80,7 +80,7 @@ class Behind:
     flag: HaltFlag
     source: Callable[[str], str]  # the text of a runbook by its digest
     ready: Callable[[], str]  # why the daemon cannot answer for its gates; empty when it can
-    reload: Callable[[], Awaitable[str]]  # reads the runbooks anew: empty, or the errors
+    reload: Callable[[], Coroutine[object, object, str]]  # reads the runbooks anew: empty, or the errors
     snapshot: Callable[[], Now | None]
     stress: Callable[[], StressView]
     report: Callable[[str], str | None]
@@ -89,8 +89,10 @@ class Behind:
 class LiveDesk:
     """Implements `daemon.web.desk.Desk`."""
 
-    def __init__(self, behind: Behind) -> None:
+    def __init__(self, behind: Behind, *, ask_s: float = ASK_S, command_s: float = COMMAND_S) -> None:
         self._behind = behind
+        self._ask_s = ask_s
+        self._command_s = command_s
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
@@ -110,10 +112,10 @@ class LiveDesk:
         except RuntimeError as error:
             raise Unavailable("the daemon has stopped") from error
         try:
-            async with asyncio.timeout(ASK_S):
+            async with asyncio.timeout(self._ask_s):
                 return await asyncio.wrap_future(answer)
         except TimeoutError as error:
-            raise Unavailable(f"the daemon's loop did not answer within {ASK_S:g} s; `halt` works all the same") from error
+            raise Unavailable(f"the daemon's loop did not answer within {self._ask_s:g} s; `halt` works all the same") from error
 
     async def _read(self, read: Callable[[], T]) -> T:
         """What a function gives that reads the journal, in a thread of its own."""
@@ -363,7 +365,7 @@ class LiveDesk:
         """What came of a command once it is on disk. Raises Unavailable when that is not known in time: it may still be taken."""
         answer = await self._ask(lambda: self._behind.commands.put(event))
         try:
-            async with asyncio.timeout(COMMAND_S):
+            async with asyncio.timeout(self._command_s):
                 return await asyncio.wrap_future(answer)
         except TimeoutError as error:
             text = f"the command {event.command_id} waits for the daemon's loop; the same command id again counts once"
@@ -378,15 +380,12 @@ class LiveDesk:
     def _effect(self, answer: Answer, text: str, *, done: bool) -> Effect:
         return Effect(done=done, effect=text, seq=answer.seq, at=iso(answer.taken.at or self._behind.clock.now()))
 
-    async def _on_loop(self, work: Awaitable[T], timeout_s: float = COMMAND_S) -> T:
+    async def _on_loop(self, work: Coroutine[object, object, T], timeout_s: float = COMMAND_S) -> T:
         """What a coroutine gives that runs on the daemon's loop. Raises Unavailable when it takes too long."""
-
-        async def run() -> T:
-            return await work
-
         try:
-            answer = asyncio.run_coroutine_threadsafe(run(), self._behind.loop)
+            answer = asyncio.run_coroutine_threadsafe(work, self._behind.loop)
         except RuntimeError as error:
+            work.close()
             raise Unavailable("the daemon has stopped") from error
         try:
             async with asyncio.timeout(timeout_s):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -68,7 +68,7 @@ class House:
     flag: HaltFlag
     alerts: Alerts
     ready: Callable[[], str]
-    reload: Callable[[], Awaitable[str]]
+    reload: Callable[[], Coroutine[object, object, str]]
     stress: Callable[[], StressView]
 
 
