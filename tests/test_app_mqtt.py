@@ -19,6 +19,7 @@ from service_processes import until as until_or_tail
 from test_service_mqtt import commanded
 from test_service_mqtt_state import BOOK, NOW
 
+from daemon.app.doctor import _broker as examine_broker
 from daemon.app.live_mqtt import LiveMqtt
 from daemon.app.status import degraded
 from daemon.journal.store import Journal
@@ -150,6 +151,23 @@ def test_status_says_since_when_the_broker_is_away() -> None:
     refused = {**page, "connected": True, "reason": "the broker refused reefd/feed/+/+: Not authorized"}
     told = degraded({"journal": {"problem": ""}, "pid": os.getpid(), "published": at.isoformat(), "mqtt": refused}, at)
     assert told == ["MQTT: the broker refused reefd/feed/+/+: Not authorized"]
+
+
+async def test_doctor_finds_out_whether_the_broker_lets_us_in_and_whether_anybody_listens(broker: BrokerProcess) -> None:
+    settings = parse_settings(f"mqtt: {{host: 127.0.0.1, port: {broker.port}, feed: [chain], commands: true}}", "s.yaml")
+    at = settings.mqtt_broker()
+    assert at is not None
+    found = await examine_broker(settings, at, send=False)
+    assert (found.verdict, found.text) == ("ok", f"mqtt://127.0.0.1:{broker.port} lets us in; --send sends a test message")
+    found = await examine_broker(settings, at, send=True)
+    assert (found.verdict, "nobody is subscribed to reefd/notice/info" in found.text) == ("warning", True)
+    async with Listener(broker, "reefd/notice/#") as listener:
+        found = await examine_broker(settings, at, send=True)
+        assert (found.verdict, found.text) == ("ok", f"mqtt://127.0.0.1:{broker.port} took a test message")
+        await until(lambda: listener.heard)
+    broker.kill()
+    found = await examine_broker(settings, at, send=False)
+    assert (found.check, found.verdict, "refused" in found.text) == ("mqtt", "failed", True)
 
 
 RUNBOOK = """
