@@ -29,6 +29,7 @@ from daemon.world.entities import Kind
 
 PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+PATH = r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$"  # no folder is left by two dots
 TEXT_MAX = 500
 TIME: dict[str, JsonValue] = {"format": "date-time"}
 
@@ -49,7 +50,9 @@ RunbookId = Annotated[str, Path(min_length=1, max_length=100, pattern=NAME, desc
 EntityKind = Annotated[Kind, Path(description="What kind of thing.")]
 EntityId = Annotated[str, Path(min_length=1, max_length=200, pattern=PRINTABLE, description="An entity, as `dydx:BTC-USD`.")]
 EndpointName = Annotated[str, Path(min_length=1, max_length=100, pattern=NAME, description="An endpoint's name, as in the settings.")]
-ReportName = Annotated[str, Path(min_length=1, max_length=120, pattern=NAME, description="A report's name, as `/api/v1/stress` lists it.")]
+ReportName = Annotated[
+    str, Path(min_length=1, max_length=300, pattern=PATH, description="A report's name, as `/api/v1/stress` lists it.")
+]
 DeliveryId = Annotated[str, Path(min_length=1, max_length=300, pattern=PRINTABLE, description="A dead letter's id, or `*` for all.")]
 Signals = Annotated[
     list[Annotated[str, Field(max_length=100, pattern=PRINTABLE)]],
