@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-WAIT_S = 60.0
+WAIT_S = 180.0
 # A worker reads this file again before it takes its first batch: there it says that it starts, and stays until it is let go.
 SCRIPT = """
 import os, sys, time

@@ -565,7 +565,7 @@ async def test_health_is_about_the_process_and_readiness_about_what_it_sees(tmp_
         assert ready.status_code == 503
         assert len(ready.json()["lacking"]) == 2
         surface.desk.current = calm
-        surface.clock.now += 12
+        surface.late_s = 12.0
         alive = await client.get("/healthz")
         assert (alive.status_code, alive.json()["why"]) == (503, "the daemon has not turned for 12 s")
         assert (await client.get("/readyz")).status_code == 503

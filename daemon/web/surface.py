@@ -12,13 +12,12 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import quote
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import PlainTextResponse, Response
 
 from daemon.service.logging import log
 from daemon.web.api import make_api
@@ -27,7 +26,6 @@ from daemon.web.desk import Desk, NotKnown, Unavailable
 from daemon.web.door import Doorkeeper
 from daemon.web.pages import make_pages
 from daemon.web.refusals import HEADERS, Refused, as_json
-from daemon.web.signin import LOGIN, make_signin
 from daemon.web.streams import Streams
 from daemon.web.threshold import Threshold
 from daemon.web.wire import failures_described
@@ -82,7 +80,6 @@ def make_surface(
         app.add_exception_handler(kind, _say_no)
     app.include_router(make_api(desk, guard=guard, asking=asking, streams=streams, build=build, wall=wall, document=described))
     app.include_router(make_pages(desk, guard, asking=asking, wall=wall))
-    app.include_router(make_signin(guard))
     return app
 
 
@@ -99,8 +96,6 @@ async def _say_no(request: Request, error: Exception) -> Response:
         log().error("web.fault", method=request.method, path=path, error=repr(error))
     if path.startswith(API) or "text/html" not in request.headers.get("accept", ""):
         return as_json(path, refused)
-    if refused.status == 401 and request.method == "GET":
-        return RedirectResponse(f"{LOGIN}?next={quote(path)}", status_code=303, headers=dict(HEADERS))
     return PlainTextResponse(f"{refused.message}\n", status_code=refused.status, headers={**HEADERS, **refused.headers})
 
 
