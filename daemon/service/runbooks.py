@@ -182,7 +182,8 @@ def act_words(step: Step) -> str:
 def approval_words(approval: Approval) -> str:
     """Who must agree and what happens else."""
     who = " or ".join(approval.people) or "somebody"
-    count = f"{approval.quorum} of {len(approval.people)} ({', '.join(approval.people)}) approve" if approval.quorum > 1 else f"{who} approves"
+    several = f"{approval.quorum} of {len(approval.people)} ({', '.join(approval.people)}) approve"
+    count = several if approval.quorum > 1 else f"{who} approves"
     otherwise = {"skip": "it is skipped", "proceed": "it is done all the same", "abort": "the run ends"}[approval.otherwise]
     asked = f"when {approval.when.text}, " if approval.when is not None else ""
     return f"{asked}{count} within {_span(approval.timeout_ns)}, else {otherwise}"

@@ -18,14 +18,14 @@ from daemon.world.entities import Kind
 
 CHUNK = 25  # entities of a list that are read in one go
 LISTED: dict[Kind, tuple[str, ...]] = {
-    Kind.MARKET: ("oracle_price", "mid_price", "spread", "depth", "funding_rate", "predicted_funding_rate", "oracle_divergence", "market_open"),
+    Kind.MARKET: ("oracle_price", "mid_price", "spread", "depth", "funding_rate", "predicted_funding_rate", "oracle_divergence"),
     Kind.POSITION: ("size", "notional", "unrealized_pnl", "funding_paid", "liquidation_distance", "exit_cost"),
     Kind.ACCOUNT: ("equity", "margin_ratio", "survivable_move", "free_collateral", "leverage", "net_delta"),
     Kind.VENUE: ("venue_up", "block_age", "taker_fee", "withdrawals_open", "insurance_fund", "proposal_open"),
     Kind.CHAIN: ("sequencer_up", "block_age", "gas_price", "tx_cost", "buffer_balance"),
     Kind.ROUTE: ("route_open", "route_fee", "route_eta", "route_eta_p95", "route_capacity", "in_flight"),
     Kind.BUCKET: ("target", "weight", "drift", "bucket_notional", "bucket_funding_daily"),
-    Kind.PORTFOLIO: ("equity_total", "gross_notional", "buffer_coverage", "in_flight_total", "stress_liquidation_probability", "stress_cvar"),
+    Kind.PORTFOLIO: ("equity_total", "gross_notional", "buffer_coverage", "stress_liquidation_probability", "stress_cvar"),
 }
 """What a list shows of each entity when nothing is asked for; one entity alone shows everything."""
 
@@ -52,11 +52,15 @@ def entities(engine: Engine, kind: Kind, ids: Sequence[str], at: int, signals: S
 
 def entity_view(engine: Engine, kind: Kind, name: str, signals: Sequence[str], at: int) -> EntityView:
     """An entity with the readings that are asked for, all of them where none are. Raises LookupError: unknown entity or signal."""
-    known = names(engine, kind)
+    own = engine.hot.seen(kind, name)
+    if own is None or (kind is Kind.CHAIN and name in {*engine.topology.venues, *engine.topology.accounts}):
+        known = names(engine, kind)
+    else:
+        known = [name]
     if name not in known:
         few = ", ".join(known[:10]) + (f" and {len(known) - 10} more" if len(known) > 10 else "")
         raise LookupError(f"no {kind} {name!r} is known; there {'are ' + few if few else 'is none'}")
-    own = engine.hot.seen(kind, name) or engine.topology.entity(kind, name)
+    own = own or engine.topology.entity(kind, name)
     wanted = [_signal(kind, signal) for signal in signals] if signals else shown_signals(kind)
     return EntityView(
         kind=kind.value,
