@@ -76,10 +76,12 @@ EntryType = Annotated[
 ]
 Searched = Annotated[str, Query(alias="text", max_length=200, pattern=PRINTABLE, description="Only entries whose body holds this text.")]
 Since = Annotated[
-    Annotated[str, AfterValidator(_time)] | None, Query(alias="since", max_length=40, description="Not before this ISO-8601 time (UTC).", json_schema_extra=TIME)
+    Annotated[str, AfterValidator(_time)] | None,
+    Query(alias="since", max_length=40, description="Not before this ISO-8601 time (UTC).", json_schema_extra=TIME),
 ]
 Until = Annotated[
-    Annotated[str, AfterValidator(_time)] | None, Query(alias="until", max_length=40, description="Not after this ISO-8601 time (UTC).", json_schema_extra=TIME)
+    Annotated[str, AfterValidator(_time)] | None,
+    Query(alias="until", max_length=40, description="Not after this ISO-8601 time (UTC).", json_schema_extra=TIME),
 ]
 Limit = Annotated[int, Query(alias="limit", ge=1, le=1_000, description="How many at most.")]
 EntityLimit = Annotated[int, Query(alias="limit", ge=1, le=5_000, description="How many at most.")]
