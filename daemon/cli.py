@@ -807,6 +807,27 @@ def doctor(
 
 
 @app.command()
+def drill(
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", metavar="FILE", envvar="REEFD_CONFIG", help="Whose endpoints hear of it.")
+    ] = None,
+    output: Output = Format.TEXT,
+    send: Annotated[bool, typer.Option("--send", help="Tell every endpoint of the settings how it went.")] = False,
+) -> None:
+    """Play the whole path end to end against a simulated venue: feed, trigger, notice, approval, order, gate, kill -9, audit.
+
+    \b
+    Example: reefd drill
+             reefd drill --config config/reefd.yaml --send
+
+    Exit codes: 0 every link held; 1 one did not, and it says what was seen; 2 the settings cannot be used.
+    """
+    if send and config is None:
+        raise typer.BadParameter("--send needs --config: whose endpoints are meant")
+    _finish(_job("drill", "drill")(config, json_format=output is Format.JSON, send=send))
+
+
+@app.command()
 def traces(
     config: Config = DEFAULT_CONFIG,
     endpoint: Annotated[
