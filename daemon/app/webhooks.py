@@ -28,6 +28,7 @@ from daemon.service.lanes import wall
 from daemon.settings import Settings, load_settings
 from daemon.units import NS, iso, show_duration
 
+HEADINGS = ("endpoint", "format", "state", "breaker", "waiting", "dead", "delivered", "last delivery")
 LETTERS_SHOWN = 50  # dead letters on a terminal; --format json has all
 
 
@@ -211,7 +212,7 @@ def _show(reports: tuple[EndpointReport, ...], letters: list[Delivery], now: int
     console = Console(highlight=False, soft_wrap=True)
     if not reports:
         console.print("no endpoints: write `webhooks:` and `channels:` into the settings (docs/alerts.md)")
-    rows: list[tuple[str, ...]] = [("endpoint", "format", "state", "breaker", "waiting", "dead", "delivered", "last delivery")] if reports else []
+    rows: list[tuple[str, ...]] = [HEADINGS] if reports else []
     for report in reports:
         last = "never" if report.delivered_at is None else f"{show_duration(max(0, now - report.delivered_at) // NS)} ago"
         counts = (f"{report.waiting:,}", f"{report.dead:,}", f"{report.delivered:,}")
