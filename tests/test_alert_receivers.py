@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import socket
 import subprocess
 import threading
@@ -21,6 +20,7 @@ from typing import Any
 import httpx
 import pytest
 from alert_notices import ANCHOR, notice
+from service_tools import program
 from service_world import ORIGIN_NS
 
 from daemon.edges.breadth import deliver
@@ -31,13 +31,6 @@ from daemon.units import NS
 
 PATIENCE_S = 20.0
 FREE = ("labels", "annotations", "groupLabels", "commonLabels", "commonAnnotations")
-
-
-def program(name: str) -> str:
-    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/bin")
-    if found is None:
-        pytest.skip(f"{name} is not installed (apt-get install {name})")
-    return found
 
 
 def free_port() -> int:

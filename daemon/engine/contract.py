@@ -72,6 +72,10 @@ class HotSide(Protocol):
         """The value alone of a peek; NaN unknown."""
         ...
 
+    def true_at(self, kind: Kind, entity: str, signal: str) -> int:
+        """When a reading was true by its source's own time (NEVER; FOREVER for what holds for ever)."""
+        ...
+
     def state(self, runbook: str, entity: str, *, lacking: bool = True) -> TriggerState:
         """Where an instance's trigger is; without `lacking` it does not say which readings it lacks."""
         ...

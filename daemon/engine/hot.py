@@ -658,6 +658,11 @@ class Hot:
         assert not isinstance(value, tuple)
         return (0.0, NAN, 1.0)[int(value)] if CATALOGUE[kind, signal].unit == "bool" else float(value)
 
+    def true_at(self, kind: Kind, entity: str, signal: str) -> int:
+        """When a reading was true by its source's own time: NEVER when none came, FOREVER for what holds for ever."""
+        number = self.arenas.kinds[kind].rows.get(entity)
+        return NEVER if number is None else self.arenas.kinds[kind].I[number][seen_cell(kind, signal)]
+
     def _peeker(self, kind: Kind, signal: str, max_age: Mapping[str, int] | None) -> Linked | None:
         if self._peeked_version != self.layout.version:
             # Windows came: what was unknown for want of them may be known now.

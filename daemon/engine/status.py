@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from daemon.engine.limits import Spend, spent
 from daemon.engine.state import Memory, Run, StepOutcome, instance_of
 from daemon.engine.turn import Turn
 from daemon.units import DAY_NS, FOREVER, NEVER, iso
+
+Lacks = Callable[[str, str], tuple[str, ...]]  # runbook, entity -> the readings that the instance's trigger lacks
+INSTANCES_MAX = 500  # of a brief status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,8 +107,9 @@ class Status:
     unsettled: tuple[str, ...]
 
 
-def describe(turn: Turn, build: str) -> Status:
-    """The status of the engine at this turn."""
+def describe(turn: Turn, build: str, lacks: Lacks | None = None) -> Status:
+    """The status of the engine at this turn. `lacks` tells what an instance's trigger lacks; without it each of them is evaluated, which
+    costs with every instance. With it only the instances that there is something to say of are told, INSTANCES_MAX at most."""
     cold = turn.cold
     real = [s for s in cold.ledger.values() if not s.shadow]
     day = turn.at - DAY_NS
@@ -115,7 +119,7 @@ def describe(turn: Turn, build: str) -> Status:
         build=build,
         halted=cold.halted,
         runbooks={name: book.stage for name, book in books.items()},
-        instances=tuple(_instance(turn, runbook, entity, real) for runbook, entity in _known_instances(turn)),
+        instances=_instances(turn, real, lacks),
         approvals=tuple(view for run in cold.runs.values() if (view := _approval(run)) is not None),
         gates={key: tuple(closure.by for closure in closures) for key, closures in sorted(cold.gates.items())},
         pauses={
@@ -149,6 +153,29 @@ def describe(turn: Turn, build: str) -> Status:
     )
 
 
+def _instances(turn: Turn, real: list[Spend], lacks: Lacks | None) -> tuple[InstanceView, ...]:
+    of_instance: dict[str, list[Spend]] = {}
+    for spend in real:
+        of_instance.setdefault(spend.instance, []).append(spend)
+    running: dict[tuple[str, str], list[Run]] = {}
+    for run in turn.cold.runs.values():
+        running.setdefault((run.runbook, run.entity), []).append(run)
+
+    def view(runbook: str, entity: str) -> InstanceView:
+        name = instance_of(runbook, entity)
+        return _instance(turn, runbook, entity, of_instance.get(name, []), running.get((runbook, entity), []), lacks)
+
+    known = _known_instances(turn)
+    if lacks is None:
+        return tuple(view(runbook, entity) for runbook, entity in known)
+    told = [
+        (runbook, entity) for runbook, entity in known
+        if (runbook, entity) in running or (name := instance_of(runbook, entity)) in turn.cold.memories or name in turn.cold.episodes
+        or name in turn.cold.pauses or lacks(runbook, entity)
+    ]  # fmt: skip
+    return tuple(view(runbook, entity) for runbook, entity in told[:INSTANCES_MAX])
+
+
 def _known_instances(turn: Turn) -> list[tuple[str, str]]:
     """The instances there are, and those that are gone with a run still under way."""
     found = dict.fromkeys(turn.hot.instances())
@@ -160,11 +187,11 @@ def _when(at: int) -> str | None:
     return None if at in (NEVER, FOREVER) or at <= 0 else iso(at)
 
 
-def _instance(turn: Turn, runbook: str, entity: str, real: list[Spend]) -> InstanceView:
+def _instance(turn: Turn, runbook: str, entity: str, own: list[Spend], runs: list[Run], lacks: Lacks | None) -> InstanceView:
     cold = turn.cold
     instance = instance_of(runbook, entity)
     memory = cold.memories.get(instance, Memory())
-    state = turn.hot.state(runbook, entity)
+    state = turn.hot.state(runbook, entity, lacking=lacks is None)
     book = turn.current(runbook)
     cooldown = memory.last_end_at + book.cooldown_ns if book is not None and memory.last_end_at != NEVER else NEVER
     pause = next((p for t in ("", runbook, instance) if (p := cold.pauses.get(t)) is not None), None)
@@ -174,14 +201,14 @@ def _instance(turn: Turn, runbook: str, entity: str, real: list[Spend]) -> Insta
         state=state.status,
         pending_at=_when(state.pending_at) if state.status != "inactive" else None,
         fired_at=_when(state.fired_at) if state.status in ("firing", "clearing") else None,
-        unknown=tuple(state.unknown),
-        runs=tuple(_run(run) for run in cold.active_runs(runbook, entity)),
+        unknown=tuple(state.unknown) if lacks is None else lacks(runbook, entity),
+        runs=tuple(_run(run) for run in runs),
         last_run=memory.last_run,
         last_status=memory.last_status,
         last_reason=memory.last_reason,
         cooldown_until=_when(cooldown) if cooldown > turn.at else None,
         paused="" if pause is None else f"by {pause.by}: {pause.reason}",
-        spent_day_usd=spent((s for s in real if s.instance == instance), since=turn.at - DAY_NS),
+        spent_day_usd=spent(own, since=turn.at - DAY_NS),
         did=memory.did,
         would=memory.would,
     )

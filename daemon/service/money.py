@@ -17,13 +17,13 @@ from decimal import Decimal
 from daemon.engine.engine import Engine
 from daemon.engine.records import Leg
 from daemon.engine.turn import Turn
-from daemon.language.kernels import margin_ratio_of, survivable_move_of
+from daemon.language.kernels import liquidation_distance_of, liquidation_price_of, margin_ratio_of, survivable_move_of
 from daemon.service.verdict import ago, moment
 from daemon.service.views import AccountView, CashView, HedgeView, Outlook, PositionView
-from daemon.units import FOREVER, NEVER, NS, show
+from daemon.units import NEVER, NS, show
 from daemon.world.entities import Kind
 
-POSITIONS_MAX = 500  # positions of an account that are shown; the largest first
+POSITIONS_MAX = 500  # positions of an account that are shown
 IMPACT = 0.0025  # of the side's depth within 50 bps: who takes all of it pays half of those 50 bps on the average
 SOON_S, LATER_S = 300.0, 1_800.0
 HEDGED = 0.10  # legs whose net is at most this share of their gross cancel each other
@@ -95,7 +95,7 @@ def account(turn: Turn, name: str) -> AccountView:
         net_delta_usd=margin("net_delta"),
         age_s=_oldest(turn, name, held),
         flat=flat,
-        positions=_positions(turn, held),
+        positions=_positions(turn, held, of("equity"), of("maintenance_margin")),
     )
 
 
@@ -115,36 +115,32 @@ def time_to_liquidation(turn: Turn, name: str) -> float:
 
 def _oldest(turn: Turn, name: str, held: Sequence[str]) -> float | None:
     """Age in seconds of the oldest reading that the account's margin is made of; None when one was never seen."""
-    ages = [turn.hot.peek(Kind.ACCOUNT, name, "collateral", turn.at).age_ns]
+    oldest = turn.hot.true_at(Kind.ACCOUNT, name, "collateral")
     for position in held[:POSITIONS_MAX]:
         market = turn.topology.entity(Kind.POSITION, position).links.get("market", "")
-        ages.append(turn.hot.peek(Kind.POSITION, position, "size", turn.at).age_ns)
-        ages.append(_price_age(turn, market))
-    oldest = max(ages)
-    return None if oldest >= 10**9 * NS or oldest == FOREVER else oldest / NS
+        price = max(turn.hot.true_at(Kind.MARKET, market, signal) for signal in valued_at(turn, market))
+        oldest = min(oldest, turn.hot.true_at(Kind.POSITION, position, "size"), price)
+    return None if oldest == NEVER else max(0, turn.at - oldest) / NS
 
 
-def _price_age(turn: Turn, market: str) -> int:
-    """Age in ns of the price that margin uses in a market, the youngest of its `valued_at`."""
+def valued_at(turn: Turn, market: str) -> Sequence[str]:
+    """The signals that a market's venue values positions at, the first known of them."""
     venue = turn.topology.venues.get(market.partition(":")[0])
-    names = venue.valued_at if venue is not None else ("oracle_price", "mark_price", "last_price")
-    seen = [turn.hot.peek(Kind.MARKET, market, name, turn.at) for name in names]
-    return next((reading.age_ns for reading in seen if reading.known), min((reading.age_ns for reading in seen), default=FOREVER))
+    return (venue.valued_at if venue is not None else ()) or ("oracle_price", "mark_price", "last_price")
 
 
 # --- positions ----------------------------------------------------------------------------------------------------------
 
 
-def _positions(turn: Turn, held: Sequence[str]) -> tuple[PositionView, ...]:
-    def weight(position: str) -> float:
-        notional = turn.hot.glance(Kind.POSITION, position, "notional", turn.at)
-        return -abs(notional) if notional == notional else -math.inf  # what is unknown comes first
+def _positions(turn: Turn, held: Sequence[str], equity: float, maintenance: float) -> tuple[PositionView, ...]:
+    def weight(view: PositionView) -> tuple[float, str]:
+        return (-math.inf if view.notional_usd is None else -abs(view.notional_usd), view.id)  # what is unknown comes first
 
-    return tuple(position_view(turn, position) for position in sorted(held, key=lambda p: (weight(p), p))[:POSITIONS_MAX])
+    return tuple(sorted((position_view(turn, name, equity, maintenance) for name in held[:POSITIONS_MAX]), key=weight))
 
 
-def position_view(turn: Turn, position: str) -> PositionView:
-    """One open position."""
+def position_view(turn: Turn, position: str, equity: float, maintenance: float) -> PositionView:
+    """One open position of an account with these sums (NaN unknown), which every position's liquidation depends on."""
     hot, at = turn.hot, turn.at
     market = turn.topology.entity(Kind.POSITION, position).links.get("market", "")
 
@@ -152,17 +148,19 @@ def position_view(turn: Turn, position: str) -> PositionView:
         return known(hot.glance(Kind.POSITION, position, signal, at))
 
     size = hot.glance(Kind.POSITION, position, "size", at)
+    price = hot.glance(Kind.MARKET, market, "value_price", at)
+    mmf = hot.glance(Kind.MARKET, market, "mmf", at)
     return PositionView(
         id=position,
         market=market,
         size=plain_decimal(size),
         notional_usd=of("notional"),
         entry_price=of("entry_price"),
-        price=known(hot.glance(Kind.MARKET, market, "value_price", at)),
+        price=known(price),
         unrealized_pnl_usd=of("unrealized_pnl"),
         funding_daily_usd=of("funding_cost_daily"),
-        liquidation_price=of("liquidation_price"),
-        liquidation_distance=of("liquidation_distance"),
+        liquidation_price=known(liquidation_price_of(size, price, mmf, equity, maintenance)),
+        liquidation_distance=known(liquidation_distance_of(size, price, mmf, equity, maintenance)),
         exit_cost_usd=of("exit_cost"),
     )
 
