@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
+from daemon.edges.broker import ENDPOINT
 from daemon.engine.engine import Engine
 from daemon.engine.events import OperatorCommand
 from daemon.errors import UserError
@@ -286,7 +287,7 @@ class LiveDesk:
         return tuple(
             EndpointView(
                 name=each.name,
-                kind="webhook",
+                kind=ENDPOINT if each.format == ENDPOINT else "webhook",
                 format=each.format,
                 address=each.address,
                 state=each.state,
