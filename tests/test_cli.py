@@ -54,7 +54,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> Called:
 def reefd(*words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "COLUMNS": "120"}
     return subprocess.run(
-        [sys.executable, "-m", "daemon.cli", *words], capture_output=True, text=True, cwd=ROOT, env=environment, timeout=60, check=False
+        [sys.executable, "-m", "daemon.cli", *words], capture_output=True, text=True, cwd=ROOT, env=environment, timeout=180, check=False
     )
 
 
@@ -239,7 +239,7 @@ def test_quick_verbs_load_no_heavy_library(words: list[str]) -> None:
         "try:\n    cli.main()\nexcept SystemExit as ended:\n    assert ended.code in (0, None), ended.code\n"
         f"loaded = sorted(name for name in {HEAVY!r} if name in sys.modules)\nsys.exit(f'loaded: {{loaded}}' if loaded else 0)"
     )
-    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, cwd=ROOT, timeout=180, check=False)
     assert done.returncode == 0, done.stderr + done.stdout
 
 
@@ -249,7 +249,7 @@ def test_output_into_a_closed_pipe_is_no_error() -> None:
         capture_output=True,
         text=True,
         cwd=ROOT,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert "Traceback" not in done.stderr

@@ -144,6 +144,12 @@ def degraded(page: Mapping[str, Any], now: datetime) -> list[str]:
         return [*found, f"the daemon is not running: process {page['pid']} is gone and left no last words; its next start recovers"]
     if silent_s > SILENT_AFTER_S:
         found.append(f"the daemon has not turned for {silent_s:.0f} s")
+    return [*found, *troubles(page), *undelivered(journal)]
+
+
+def troubles(page: Mapping[str, Any]) -> list[str]:
+    """Everything of a running daemon that is not as it should be, in words."""
+    found: list[str] = []
     if page.get("halted"):
         found.append(str(page["halted"]))
     if page.get("reload_error"):
@@ -166,9 +172,12 @@ def degraded(page: Mapping[str, Any], now: datetime) -> list[str]:
         found.append(f"MQTT: {broker['reason']}")
     for name in page.get("disabled_endpoints", []):
         found.append(f"endpoint {name} said 410 Gone and gets nothing more; `reefd webhook enable {name}` sends there again")
-    for letter in journal.get("dead_letters", []):
-        found.append(f"notice {letter['id']} never reached {letter['endpoint']}: {letter['reason']}")
     return found
+
+
+def undelivered(journal: Mapping[str, Any]) -> list[str]:
+    """The dead letters of a journal, in words."""
+    return [f"notice {letter['id']} never reached {letter['endpoint']}: {letter['reason']}" for letter in journal.get("dead_letters", [])]
 
 
 def unjudged(instances: Sequence[Mapping[str, Any]]) -> str:
@@ -185,6 +194,8 @@ def unjudged(instances: Sequence[Mapping[str, Any]]) -> str:
 
 def never_judged(page: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The instances that have lacked a reading since the daemon started: most often there is no such reading here."""
+    if "never_judged" in page:
+        return list(page["never_judged"])
     lost = {(i["runbook"], i["entity"]) for i in page.get("lost_instances", [])}
     return [
         {"runbook": i["runbook"], "entity": i["entity"], "lacks": i["unknown"]}
