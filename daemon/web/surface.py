@@ -38,6 +38,7 @@ SUMMARY = (
     " every change needs a token (`Authorization: Bearer reefd_...`) whose role allows it."
 )
 
+NO_JSON = "the body is no JSON; send an object, with content-type application/json"
 SAID = {
     404: ("no_such_path", "there is no such path; /api/v1/openapi.json lists them"),
     405: ("wrong_method", "this path does not take this method; /api/v1/openapi.json lists them"),
@@ -110,6 +111,8 @@ def refusal_of(error: Exception) -> Refused:
             return Refused(503, "unavailable", str(error), headers={"Retry-After": "5"})
         case RequestValidationError():
             return Refused(422, "wrong_request", "; ".join(_complaint(problem) for problem in error.errors()[:10]))
+        case HTTPException(status_code=400):
+            return Refused(422, "wrong_request", NO_JSON)  # bytes that are no text, or a thousand brackets
         case HTTPException():
             headers = dict(error.headers or {})
             code, message = SAID.get(error.status_code, ("refused", str(error.detail)))
@@ -122,5 +125,6 @@ def _complaint(problem: dict[str, object]) -> str:
     place = problem.get("loc")
     where = ".".join(str(part) for part in place[1:]) if isinstance(place, tuple | list) else ""
     if problem.get("type") == "json_invalid":
-        return "the body is no JSON; send an object, with content-type application/json"
-    return f"{where or 'body'}: {str(problem.get('msg', 'wrong')).lower()}"
+        return NO_JSON
+    text = str(problem.get("msg", "wrong")).removeprefix("Value error, ")
+    return f"{where or 'body'}: {text[:1].lower()}{text[1:]}"
