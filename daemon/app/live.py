@@ -126,7 +126,7 @@ class Daemon:
         elsewhere = frozenset() if self._mqtt is None else self._mqtt.serves
         self._lanes = Lanes(journal=journal, sender=sender, clock=clock, raise_alarm=self._alarm, elsewhere=elsewhere)
         self.alerts = Alerts(
-            journal=journal, sender=sender, clock=clock, house=settings.house, channels=settings.channels, look=self._lanes.look
+            journal=journal, sender=sender, now=clock.now, house=settings.house, channels=settings.channels, look=self._lanes.look
         )
         self._healths: list[FeedHealth] = []
         self._standing = Standing()
