@@ -19,6 +19,7 @@ import typer
 
 from daemon import __version__
 from daemon.errors import RunbookError, UserError
+from daemon.runbook.templates import template_names
 
 app = typer.Typer(
     name="reefd",
@@ -26,7 +27,6 @@ app = typer.Typer(
     epilog="Exit codes: 0 fine; 1 something is wrong in your files or a check failed; 2 wrong usage, missing file, unreachable venue,"
     " port in use; 3 the journal cannot commit; 130 interrupted.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -75,6 +75,15 @@ class Switch(StrEnum):
     OFF = "off"
 
 
+class Written(StrEnum):
+    """A kind of file that people write, and that has a schema."""
+
+    RUNBOOK = "runbook"
+    SETTINGS = "settings"
+    LIMITS = "limits"
+    SCENARIO = "scenario"
+
+
 class Log(StrEnum):
     """How the daemon logs: one JSON object a line, or columns for a terminal."""
 
@@ -90,11 +99,22 @@ class Choice(StrEnum):
     OFF = "off"
 
 
+
+def _named(folder: str) -> list[str]:
+    """Names that a shell completes: the YAML files of a folder of the working directory."""
+    return sorted(path.stem for path in Path(folder).glob("*.yaml"))
+
+
 Paths = Annotated[list[Path], typer.Argument(metavar="PATH...", help="Runbook files, or folders of them.")]
 Output = Annotated[Format, typer.Option("--format", help="text for people, json for programs.")]
 Config = Annotated[Path, typer.Option("--config", "-c", metavar="FILE", envvar="REEFD_CONFIG", help="The daemon's settings.")]
 ExecutedBy = Annotated[EngineChoice, typer.Option("--engine", help="auto compiles when there is enough to replay.")]
-ScenarioName = Annotated[str, typer.Argument(metavar="NAME", help="A name of reefd scenario list, or a scenario's file.")]
+ScenarioName = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME", help="A name of reefd scenario list, or a scenario's file.", autocompletion=lambda: _named("config/scenarios")
+    ),
+]
 Recording = Annotated[Path, typer.Option("--recording", metavar="DIR", help="A recording made by reefd import.")]
 
 DEFAULT_CONFIG = Path("config/reefd.yaml")
@@ -158,6 +178,55 @@ def scenario_tests(
     Exit codes: 0 all passed; 1 a test failed, a file has errors, or a path holds no test.
     """
     _finish(_job("testing", "test")(paths, json_format=output is Format.JSON, coverage=coverage))
+
+
+@app.command()
+def new(
+    template: Annotated[
+        str | None, typer.Argument(metavar="[TEMPLATE]", help="A name of reefd new --list.", autocompletion=template_names)
+    ] = None,
+    listed: Annotated[bool, typer.Option("--list", help="List the templates with what they are for.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The new file; its name becomes the runbook's id.")] = None,
+) -> None:
+    """Write a new runbook from a template: complete, commented, with tests. A file that exists is never overwritten.
+
+    \b
+    Example: reefd new --list
+             reefd new funding --out runbooks/my-funding.yaml
+
+    Exit codes: 0 written or listed; 2 no such template, or the file exists or cannot be written.
+    """
+    _finish(_job("templates", "new")(template, listed=listed, out=out))
+
+
+@app.command()
+def fmt(
+    paths: Paths,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing, print what would change.")] = False,
+) -> None:
+    """Format runbooks: order of keys, indentation, quotes, empty lines. Comments stay, and so does what the runbook means.
+
+    \b
+    Example: reefd fmt runbooks/
+             reefd fmt --check runbooks/
+
+    Exit codes: 0 formatted, or in form already; 1 a file has errors and is left as it is, or --check found something; 2 cannot be written.
+    """
+    _finish(_job("formatting", "fmt")(paths, check=check))
+
+
+@app.command()
+def schema(
+    what: Annotated[Written, typer.Argument(metavar="[runbook|settings|limits|scenario]", help="The kind of file.")] = Written.RUNBOOK,
+) -> None:
+    """Print the JSON Schema (draft 2020-12) of a kind of file, for YAML language servers and other programs.
+
+    \b
+    Example: reefd schema > runbook.schema.json
+
+    Exit codes: 0 printed.
+    """
+    _finish(_job("schemas", "schema")(what.value))
 
 
 @app.command("import")

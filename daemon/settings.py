@@ -422,8 +422,9 @@ class HttpSettings(_Section):
     public_url: Url | None = None  # what people type where a proxy stands before it
     hosts: Annotated[Words, AfterValidator(_host_names)] = ()
     open_reading: bool | None = None
-    tokens: Path = Path("var/tokens.yaml")
+    tokens: Path = Path("var/tokens.yaml")  # beside the journal, as the two that follow
     operator_token: Path = Path("var/operator.token")
+    reports: Path = Path("var/reports")  # pages that `--out` of replays, sweeps and stresses left there are served
 
     def loopback(self) -> bool:
         """True when only this machine can reach it."""
@@ -467,6 +468,16 @@ class Settings(BaseSettings):
     heartbeat: HeartbeatSettings | None = None
     lateness: LatenessSettings = LatenessSettings()
     http: HttpSettings = HttpSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _beside_the_journal(cls, raw: object) -> object:
+        """Tokens and reports lie beside the journal where nothing else is said: two daemons of one folder share neither."""
+        if not isinstance(raw, dict) or not isinstance(raw.get("http") or {}, dict) or not isinstance(raw.get("journal") or {}, dict):
+            return raw
+        folder = Path(str((raw.get("journal") or {}).get("path") or "var/state.db")).parent
+        beside = {"tokens": folder / "tokens.yaml", "operator_token": folder / "operator.token", "reports": folder / "reports"}
+        return {**raw, "http": {**beside, **{key: value for key, value in (raw.get("http") or {}).items() if value is not None}}}
 
     @classmethod
     def settings_customise_sources(

@@ -35,8 +35,10 @@ class StoppedClock:
     """Seconds that pass when a test says so."""
 
     now: float = 1_000.0
+    each_look: float = 0.0  # goes on by itself whenever somebody looks
 
     def __call__(self) -> float:
+        self.now += self.each_look
         return self.now
 
 
@@ -53,6 +55,7 @@ class Surface:
 
     def __post_init__(self) -> None:
         self.clock = StoppedClock()
+        self.late_s = 0.0
         self.path = self.folder / "tokens.yaml"
         self.tokens = TokenFile(self.path)
         self.secrets = {name: self.tokens.add(name, role, at=CREATED) for name, role in PEOPLE.items()}
@@ -63,8 +66,8 @@ class Surface:
         self.app = make_surface(self.desk, guard=self.guard, build="1.2.3", flagged=self.flagged, wall=self.wall)
 
     def wall(self) -> float:
-        """The wall clock: that of the desk's latest snapshot, and what the test's clock has gone on since."""
-        return parse_iso(self.desk.current.published) / NS + self.clock.now - 1_000.0
+        """The wall clock: that of the desk's latest snapshot, and how late it is since."""
+        return parse_iso(self.desk.current.published) / NS + self.late_s
 
     def client(self, person: str = "", *, address: str = "127.0.0.1", base: str = BASE, **headers: str) -> httpx.AsyncClient:
         """A client, with the token of a person, from an address."""

@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VERBS = [
     "check", "test", "import", "eval", "replay", "sweep", "diff", "explain", "run", "sim", "demo", "status", "audit verify", "audit backup",
     "scenario list", "scenario show", "scenario run", "doctor", "traces",
+    "new", "fmt", "schema",
 ]  # fmt: skip
 HEAVY = ("numpy", "polars", "pyarrow", "pandas", "httpx", "fastapi", "uvicorn", "numba", "llvmlite", "distributed", "opentelemetry")
 
@@ -53,7 +54,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> Called:
 def reefd(*words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "COLUMNS": "120"}
     return subprocess.run(
-        [sys.executable, "-m", "daemon.cli", *words], capture_output=True, text=True, cwd=ROOT, env=environment, timeout=60, check=False
+        [sys.executable, "-m", "daemon.cli", *words], capture_output=True, text=True, cwd=ROOT, env=environment, timeout=180, check=False
     )
 
 
@@ -94,6 +95,9 @@ def test_the_list_of_verbs_is_the_one_that_is_promised() -> None:
 ONE_OF_EACH = {
     ("check", "check"): ["check", "a.yaml", "b", "--format", "json", "--strict", "--as-of", "2026-10-01"],
     ("testing", "test"): ["test", "a.yaml", "--coverage"],
+    ("templates", "new"): ["new", "funding", "--out", "f.yaml"],
+    ("formatting", "fmt"): ["fmt", "a.yaml", "b", "--check"],
+    ("schemas", "schema"): ["schema", "settings"],
     ("importing", "import_"): ["import", "--map", "m.yaml", "a.csv", "b.csv", "--out", "rec"],
     ("evaluating", "evaluate"): ["eval", "size > 0", "--recording", "rec", "--entity", "dydx:BTC-USD", "--out", "f.csv"],
     ("evaluating", "explain"): ["explain", "a.yaml", "--recording", "rec", "--entity", "dydx:BTC-USD", "--at", "2026-02-03"],
@@ -235,7 +239,7 @@ def test_quick_verbs_load_no_heavy_library(words: list[str]) -> None:
         "try:\n    cli.main()\nexcept SystemExit as ended:\n    assert ended.code in (0, None), ended.code\n"
         f"loaded = sorted(name for name in {HEAVY!r} if name in sys.modules)\nsys.exit(f'loaded: {{loaded}}' if loaded else 0)"
     )
-    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, cwd=ROOT, timeout=180, check=False)
     assert done.returncode == 0, done.stderr + done.stdout
 
 
@@ -245,7 +249,64 @@ def test_output_into_a_closed_pipe_is_no_error() -> None:
         capture_output=True,
         text=True,
         cwd=ROOT,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert "Traceback" not in done.stderr
+
+
+COMPLETING = (
+    "import os, sys\nfrom daemon import cli\nsys.argv = ['reefd']\n"
+    "try:\n    cli.main()\nexcept SystemExit as ended:\n    assert ended.code in (0, None), ended.code\n"
+    f"sys.stdout.flush()\nloaded = sorted(name for name in {HEAVY!r} if name in sys.modules)\n"
+    "sys.exit(f'loaded: {loaded}' if loaded else 0)"
+)
+
+
+def completed(**environment: str) -> str:
+    """What `reefd` prints when a shell asks it, under these variables; no heavy library may be loaded for it."""
+    variables = {**os.environ, **environment}
+    done = subprocess.run(
+        [sys.executable, "-c", COMPLETING], capture_output=True, text=True, cwd=ROOT, env=variables, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("shell", "holds"),
+    [("bash", "complete -o default -F _reefd_completion reefd"), ("zsh", "#compdef reefd"), ("fish", "complete --command reefd")],
+)
+def test_a_shell_gets_its_completion_script(shell: str, holds: str) -> None:
+    assert holds in completed(_REEFD_COMPLETE=f"source_{shell}")
+
+
+def test_the_script_of_bash_is_bash_and_show_completion_prints_it() -> None:
+    program = f"{sys.executable} -m daemon.cli --show-completion"
+    done = subprocess.run(["bash", "-c", f"{program}; exit $?"], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "COMPREPLY=" in done.stdout
+    script = completed(_REEFD_COMPLETE="source_bash")
+    read = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, timeout=60, check=False)
+    assert (read.returncode, read.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("reefd ch", {"check"}),
+        ("reefd audit ", {"verify", "backup"}),
+        ("reefd new fu", {"funding"}),
+        ("reefd scenario run worst", {"worst-case-bridging"}),
+        ("reefd schema set", {"settings"}),
+        ("reefd check --st", {"--strict"}),
+    ],
+)
+def test_a_shell_completes_verbs_options_and_names(typed: str, offered: set[str]) -> None:
+    words = typed.split(" ")
+    shown = completed(_REEFD_COMPLETE="complete_bash", COMP_WORDS=typed, COMP_CWORD=str(len(words) - 1))
+    assert set(shown.split()) == offered
+    in_zsh = completed(_REEFD_COMPLETE="complete_zsh", _TYPER_COMPLETE_ARGS=typed)
+    assert all(f'"{name}"' in in_zsh for name in offered)
+    in_fish = completed(_REEFD_COMPLETE="complete_fish", _TYPER_COMPLETE_ARGS=typed, _TYPER_COMPLETE_FISH_ACTION="get-args")
+    assert {line.split("\t")[0] for line in in_fish.splitlines()} == offered

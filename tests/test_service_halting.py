@@ -45,22 +45,23 @@ def test_command_is_answered_with_what_its_committed_record_says() -> None:
     answer, again = commands.put(order("a")), commands.put(order("a"))
     assert len(inbox) == 1, "the same command on its way twice is one event"
     assert not answer.done()
-    commands.follow([taken("another"), taken("a")])
-    assert answer.result(0).effect == again.result(0).effect == "paused everything"
-    assert did_something(answer.result(0).effect)
+    commands.follow([taken("another"), taken("a")], 9)
+    assert answer.result(0) == again.result(0)
+    assert (answer.result(0).taken.effect, answer.result(0).seq) == ("paused everything", 9)
+    assert did_something(answer.result(0).taken.effect)
 
 
 def test_command_counts_once_when_its_id_was_taken_before() -> None:
     inbox = Inbox()
     answer = Commands(inbox=inbox, known=lambda name: name == "a").put(order("a"))
-    assert answer.result(0).effect == ALREADY
+    assert answer.result(0).taken.effect == ALREADY
     assert len(inbox) == 0
 
 
 def test_command_says_that_it_did_nothing_when_too_many_wait() -> None:
     commands = Commands(inbox=Inbox(commands_max=1), known=lambda _: False)
     commands.put(order("a"))
-    refused = commands.put(order("b")).result(0)
+    refused = commands.put(order("b")).result(0).taken
     assert refused.effect == FULL
     assert not did_something(refused.effect)
 

@@ -207,6 +207,22 @@ async def test_no_notice_is_unaccounted_for_over_many_kills_of_the_broker(broker
     print(f"{broker.program}: {total} notices over {kills} kills, all seen, {again} of them again under the same id")
 
 
+async def test_a_notice_that_the_broker_acknowledged_for_a_sleeping_session_and_lost_is_sent_again(
+    broker: BrokerProcess, journal: Journal
+) -> None:
+    lane = NoticeLane(journal=journal, clock=WallClock(), prefix=PREFIX, raise_alarm=lambda _d, _w: None)
+    async with Listener(broker, "reefd/notice/#", client_id="sleeper"):
+        pass
+    async with running(link(broker, lane)):
+        journal.append(None, (), [item(1)]).result()
+        await until(lambda: lane._acknowledged)  # kept for the sleeper, says the broker
+        broker.kill()
+        broker.start()
+        async with Listener(broker, "reefd/notice/#", client_id="sleeper") as listener:
+            await until(lambda: [one.properties["id"] for one in listener.heard] == ["n.1"])
+            await until(lambda: journal.waiting_deliveries() == 0)
+
+
 async def test_a_notice_that_nobody_listens_to_waits_in_the_outbox_and_holds_nobody_up(broker: BrokerProcess, journal: Journal) -> None:
     clock = WallClock()
     lane = NoticeLane(journal=journal, clock=clock, prefix=PREFIX, raise_alarm=lambda _d, _w: None)

@@ -24,6 +24,7 @@ def test_buckets_are_cumulative_and_count_every_duration_once(durations: list[in
 
 def test_tally_counts_what_became_of_writes_and_runs() -> None:
     tally = Tally()
-    tally.follow([ActionFinished(at=1, action_id="a", run_id="r", outcome=Outcome(status="unknown")),
-                  RunFinished(at=2, run_id="r", status="done", reason=""), RunFinished(at=3, run_id="s", status="done", reason="")])  # fmt: skip
+    lost = ActionFinished(at=1, action_id="a", run_id="r", outcome=Outcome(status="unknown"))
+    ended = [RunFinished(at=at, run_id=f"r{at}", status="done", reason="") for at in (2, 3)]
+    tally.follow([lost, *ended])
     assert tally.stats() == {"actions.unknown": 1.0, "runs.done": 2.0}

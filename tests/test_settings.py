@@ -290,3 +290,10 @@ def test_a_host_name_with_a_scheme_or_a_port_is_refused() -> None:
     assert "write names without scheme and port, for example reefd.example.com" in complaint
     (complaint,) = complaints(VENUE + "http: {port: 99999}\n")
     assert "http.port" in complaint
+
+
+def test_tokens_and_reports_lie_beside_the_journal_where_nothing_else_is_said() -> None:
+    http = parse_settings("journal: {path: /srv/a/state.db}\nhttp: {reports: /srv/reports}", "reefd.yaml").http
+    assert (http.tokens, http.operator_token) == (Path("/srv/a/tokens.yaml"), Path("/srv/a/operator.token"))
+    assert http.reports == Path("/srv/reports")
+    assert parse_settings("house: x", "reefd.yaml").http.tokens == Path("var/tokens.yaml")

@@ -403,7 +403,7 @@ def test_a_dropped_reply_breaks_the_connection_after_the_order_was_done(served: 
         "client_id": 7, "market": "BTC-USD", "side": "SELL", "size": "0.1", "limit_price": "97000", "reduce_only": True,
         "good_til": START + HOUR_NS,
     }  # fmt: skip
-    with httpx.Client(base_url=served, timeout=5) as http:
+    with httpx.Client(base_url=served, timeout=60) as http:
         with pytest.raises(httpx.RemoteProtocolError):
             http.post("/sim/orders", json=body)
         assert http.get(f"/sim/orders/{ADDRESS}/0/7").json()["status"] == "FILLED"

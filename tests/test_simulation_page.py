@@ -246,7 +246,7 @@ def test_a_browser_draws_the_page_without_an_error(tmp_path: Path) -> None:
         "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--window-size=520,900", "--dump-dom",
         path.as_uri(),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=True)
     assert "<title>FAULT" not in done.stdout
     assert 'data-wide="false"' in done.stdout  # nothing makes a narrow page scroll sideways
     assert re.search(r'<output class="reading"[^>]*>2026-02-18 \d\d:\d\d:\d\d UTC\s+with: [\d,.]+', done.stdout)

@@ -41,7 +41,7 @@ def run(folder: Path, *pairs: str, user: int = 0, sudo: bool = False, broken: st
         (programs / name).chmod(0o755)
     told = {"HERE": str(folder), "BROKEN": broken, "POLICY_RC_D": str(folder / "policy-rc.d"), "PATH": f"{programs}:{os.environ['PATH']}"}
     told = {**os.environ, "REEFD_SYSTEM_PACKAGES": "yes", **told, **environment}
-    found = subprocess.run(["sh", str(SCRIPT), *pairs], env=told, capture_output=True, text=True, timeout=60)
+    found = subprocess.run(["sh", str(SCRIPT), *pairs], env=told, capture_output=True, text=True, timeout=180)
     assert found.returncode == 0, found.stderr
     assert found.stdout == ""
     calls = folder / "calls"

@@ -21,6 +21,7 @@ from daemon.app.live_mqtt import LiveMqtt
 from daemon.app.live_stress import LiveStress, timer_of
 from daemon.app.reading import describe_gates, journal_path, load_set, log_style, read_house_limits
 from daemon.app.status import Publication, status_path
+from daemon.app.surface import House, Surface
 from daemon.app.telling import Telling, open_sender
 from daemon.edges.protocol import Feed
 from daemon.edges.webhook import WebhookSender
@@ -32,6 +33,7 @@ from daemon.engine.limits import HouseLimits
 from daemon.errors import RunbookError, UserError
 from daemon.journal.entry import Delivery, JournalError
 from daemon.journal.store import Journal
+from daemon.language.catalogue import CATALOGUE
 from daemon.runbook.load import Loaded, load_documents
 from daemon.runbook.model import Runbook
 from daemon.service.alerts import Alerts
@@ -48,10 +50,12 @@ from daemon.service.recover import HALT_FLAG, Recovered, Standing, describe_topo
 from daemon.service.rounds import Rounds, describe_lacking
 from daemon.service.scheduler import HOUSE_TIMERS, Scheduler
 from daemon.service.sight import Sight
-from daemon.service.stress import STRESS
+from daemon.service.stress import SIGNALS, STRESS
 from daemon.service.supervisor import Supervisor
+from daemon.service.views import ReadingView, StressView
 from daemon.settings import Settings, load_settings
-from daemon.units import MINUTE_NS, NS, iso
+from daemon.units import MINUTE_NS, NS, iso, show
+from daemon.world.entities import PORTFOLIO_ID, Kind
 
 JOURNAL_FAILED = 3  # exit code: the journal cannot commit
 
@@ -142,6 +146,23 @@ class Daemon:
         self._loop: Loop | None = None
         self._publication = Publication(path=status_path(journal.path), clock=clock)
         self._supervisor = Supervisor.of(os.environ, pid=os.getpid())
+        self._surface = Surface(
+            House(
+                settings=settings,
+                topology=self._topology,
+                engine=self._engine,
+                clock=clock,
+                journal=journal,
+                inbox=self._inbox,
+                flag=self._flag,
+                alerts=self.alerts,
+                ready=self._unready,
+                reload=self._reload_asked,
+                stress=self._stress_view,
+                rounds=self._rounds,
+                timers=self._scheduler.upcoming,
+            )
+        )
         self._heartbeat = self._make_heartbeat()
 
     def _make_heartbeat(self) -> Heartbeat | None:
@@ -224,6 +245,9 @@ class Daemon:
             self._healths.append(self._stress.health)
             self._stress.resume()
         self._listen()
+        desk = self._surface.open(asyncio.get_running_loop(), at=recovered.position.at, seq=recovered.position.seq)
+        if self._mqtt is not None:
+            self._mqtt.serve(desk, self._surface.authorise)
         background = [asyncio.create_task(self._watch(feed), name=feed.name) for feed in self._edges.feeds if feed.polls]
         background += [asyncio.create_task(watch.run(), name="clock watch") for watch in self._edges.watches]
         if not self._dry_run:
@@ -241,6 +265,7 @@ class Daemon:
             for task in done:
                 task.result()
         finally:
+            await self._surface.close()
             self._scheduler.stop()
             if self._stress is not None:
                 await self._stress.stop()
@@ -316,6 +341,13 @@ class Daemon:
     def _load_set(self) -> Loaded:
         return load_set(self._settings.runbooks, self._topology, stressed=self._stress is not None)
 
+    async def _reload_asked(self) -> str:
+        """Read the runbooks anew because a person asked; empty, or the errors that keep the old set in force."""
+        self.reload()
+        if self._reloading is not None:
+            await self._reloading
+        return self._reload_error
+
     async def _reload(self) -> None:
         loaded = await asyncio.to_thread(self._load_set)
         if loaded.ok:
@@ -368,7 +400,7 @@ class Daemon:
     # --- every turn ---------------------------------------------------------------------------------------------------
 
     def _each_turn(self) -> None:
-        self._supervisor.turned(self._flag.text())
+        self._supervisor.turned(self._surface.line)
         self._follow_halt_flag()
         assert self._loop is not None
         if self._stop_by is not None:
@@ -376,7 +408,9 @@ class Daemon:
             if settled or self._clock.real_ns() >= self._stop_by:
                 self._loop.stop()
         if self._publication.due():
-            self._publication.publish(self._status())
+            page = self._status()
+            self._publication.publish(page)
+            self._surface.publish(page, self._loop.turns)
 
     def _committed(self, event: Event, transition: Transition) -> None:
         self._standing.follow(event)
@@ -389,6 +423,8 @@ class Daemon:
                 self._mqtt.look()
         if self._stress is not None:
             self._stress.follow(transition.records)
+        assert self._loop is not None
+        self._surface.follow(event, transition, self._loop.position.seq)
 
     def _follow_halt_flag(self) -> None:
         there = self._flag.there()
@@ -453,5 +489,38 @@ class Daemon:
             "lost_instances": describe_lacking(self._rounds.lost()),
             "never_judged": describe_lacking(self._rounds.never()),
             "engine": self._engine.snapshot(self._rounds.lacking),
+            "http": {"url": self._surface.url, "problem": self._surface.problem},
         }
         return body
+
+    def _unready(self) -> str:
+        """Why nobody may rely on what this daemon says of its gates; empty when they may."""
+        if self._stop_by is not None:
+            return "the daemon is stopping"
+        if self._journal.restored:
+            return "this journal is a restored backup"
+        return "" if self._standing.in_force is not None else "no runbooks are in force yet"
+
+    def _stress_view(self) -> StressView:
+        """The figures of the scheduled stress as runbooks read them."""
+        at = self._clock.now()
+        read = [(signal, self._engine.hot.glance(Kind.PORTFOLIO, PORTFOLIO_ID, signal, at)) for signal in sorted(SIGNALS)]
+        figures = tuple(
+            ReadingView(
+                signal=signal,
+                value=None if value != value else value,
+                unit=(unit := CATALOGUE[Kind.PORTFOLIO, signal].unit),
+                shown="unknown" if value != value else show(value, unit),
+                age_s=None,
+                role="observed",
+            )
+            for signal, value in read
+        )
+        health = None if self._stress is None else self._stress.health
+        return StressView(
+            enabled=self._stress is not None,
+            figures=figures if self._stress is not None else (),
+            last_at=iso(health.succeeded_at) if health is not None and health.succeeded_at else None,
+            problem="" if health is None else health.reason,
+            reports=self._surface.reports(),
+        )

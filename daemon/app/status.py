@@ -144,6 +144,12 @@ def degraded(page: Mapping[str, Any], now: datetime) -> list[str]:
         return [*found, f"the daemon is not running: process {page['pid']} is gone and left no last words; its next start recovers"]
     if silent_s > SILENT_AFTER_S:
         found.append(f"the daemon has not turned for {silent_s:.0f} s")
+    return [*found, *troubles(page), *undelivered(journal)]
+
+
+def troubles(page: Mapping[str, Any]) -> list[str]:
+    """Everything of a running daemon that is not as it should be, in words."""
+    found: list[str] = []
     if page.get("halted"):
         found.append(str(page["halted"]))
     if page.get("reload_error"):
@@ -166,9 +172,12 @@ def degraded(page: Mapping[str, Any], now: datetime) -> list[str]:
         found.append(f"MQTT: {broker['reason']}")
     for name in page.get("disabled_endpoints", []):
         found.append(f"endpoint {name} said 410 Gone and gets nothing more; `reefd webhook enable {name}` sends there again")
-    for letter in journal.get("dead_letters", []):
-        found.append(f"notice {letter['id']} never reached {letter['endpoint']}: {letter['reason']}")
     return found
+
+
+def undelivered(journal: Mapping[str, Any]) -> list[str]:
+    """The dead letters of a journal, in words."""
+    return [f"notice {letter['id']} never reached {letter['endpoint']}: {letter['reason']}" for letter in journal.get("dead_letters", [])]
 
 
 def unjudged(instances: Sequence[Mapping[str, Any]]) -> str:

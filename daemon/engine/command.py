@@ -45,6 +45,8 @@ def command(turn: Turn, event: OperatorCommand) -> None:
             effect = _gate(turn, event)
         case "ack":
             effect = _acknowledge(turn, event)
+        case "reload" | "redeliver" | "enable" | "test":
+            effect = "noted"  # done beside the engine; its reason says what came of it
         case _:
             effect = f"nothing: {event.verb!r} is no command; write approve, deny, pause, unpause, halt, resume or ack"
     turn.emit(

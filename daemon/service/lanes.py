@@ -55,7 +55,10 @@ class Lanes:
         clock: Clock,
         raise_alarm: Callable[[Delivery, str], None],
         elsewhere: frozenset[str] = frozenset(),
+        idle_ns: int = IDLE_NS,
     ) -> None:
+        """`idle_ns` is how often the lanes look by themselves, in real time."""
+        self._idle_s = idle_ns / NS
         self._journal = journal
         self._elsewhere = elsewhere  # endpoints of the outbox that somebody else serves: MQTT
         self._sender = sender
@@ -83,7 +86,7 @@ class Lanes:
             self.start_due()
             self._more.clear()
             try:
-                async with asyncio.timeout(IDLE_NS / NS):
+                async with asyncio.timeout(self._idle_s):
                     await self._more.wait()
             except TimeoutError:
                 continue

@@ -178,7 +178,8 @@ class StateSpeaker:
         await connection.publish(self.status(OFFLINE))
 
     async def _say(self, connection: Connection, topics: Mapping[str, bytes]) -> None:
-        left = iter(topics.items())
+        # Gates first: of everything that is told, an answer that is not so any more costs most.
+        left = iter(sorted(topics.items(), key=lambda item: not item[0].startswith(GATE)))
         while some := list(islice(left, TOGETHER)):
             await asyncio.gather(*(self._say_one(connection, topic, text) for topic, text in some))
 

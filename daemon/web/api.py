@@ -150,7 +150,7 @@ def make_api(
         summary="May strategies open in this market? Whatever is not `open: true` is no.", route_class_override=guarded(guard.reader),
     )  # fmt: skip
     router.add_api_route(
-        f"{V1}/stress/reports/{{name}}", reads.report, methods=["GET"], response_class=HTMLResponse, responses=READ_FAILURES,
+        f"{V1}/stress/reports/{{name:path}}", reads.report, methods=["GET"], response_class=HTMLResponse, responses=READ_FAILURES,
         tags=["read"], operation_id="report", summary="A report as a page", route_class_override=guarded(guard.reader),
     )  # fmt: skip
     streamed: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}, "description": "Events until one of us goes."}}

@@ -20,7 +20,7 @@ from daemon.units import DAY_NS, iso, parse_duration, parse_iso
 from daemon.web.desk import Desk, NotKnown, Person, Unavailable
 from daemon.web.refusals import Refused
 
-COMMAND_S = 5.0
+COMMAND_S = 6.0  # a desk itself waits for five
 HALT_S = 2.0  # then the flag alone is certain, and that is said
 RELOAD_S = 15.0  # runbooks are read and compiled
 PAUSE_MAX_NS = 31 * DAY_NS

@@ -92,6 +92,13 @@ class Doorkeeper:
             f"this token is not known, or has expired; make one with: reefd token new NAME --role approve{told}", error="invalid_token"
         )
 
+    def named(self, secret: str, verb: str) -> str | None:
+        """The name behind a token that may do `verb`, for doors other than this one; None when it may not, or is none."""
+        token = self.tokens.find(secret, at_s=self._wall())
+        if token is None or not may(Person(name=token.name, role=token.role, door="token"), verb):
+            return None
+        return token.name
+
     async def reader(self, request: Request) -> Person:
         """A dependency: whoever may read. Raises Refused 401."""
         person = self.who(request)

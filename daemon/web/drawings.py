@@ -21,6 +21,7 @@ TOP, PLOT, FOOT = 18, 132, 20  # px above, of and below the plot
 POINTS_MAX = 400  # buckets; each shows its lowest and its highest
 FIGURES = 12  # rows of the table under a drawing
 GRID = (0.0, 0.5, 1.0)
+CLEAR = 9  # px between two words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +123,7 @@ def chart(series: Series, *, name: str = "", hold_s: float = 0.0) -> Markup:
         '<figure class="chart"><figcaption><b>{title}</b> <span class="soft">{facts}</span></figcaption>'
         '<svg role="img" width="100%" height="{height}" aria-label="{label}">{grid}'
         '<svg x="0" y="{top}" width="100%" height="{plot}" viewBox="0 0 {wide:g} {high:g}" preserveAspectRatio="none">{hold}{bounds}'
-        '<path class="course" d="{path}"/></svg>{names}{times}</svg>{figures}</figure>'
+        '<path class="course" d="{path}"/></svg>{values}{names}{times}</svg>{figures}</figure>'
     ).format(
         title=title,
         facts=" · ".join(facts),
@@ -132,7 +133,8 @@ def chart(series: Series, *, name: str = "", hold_s: float = 0.0) -> Markup:
         plot=PLOT,
         wide=WIDTH,
         high=HEIGHT,
-        grid=_grid(series, edges),
+        grid=_grid(),
+        values=_values(series, edges),
         hold=_hold(edges, hold_s),
         bounds=_bounds(series, edges),
         path=line(series, edges),
@@ -142,14 +144,22 @@ def chart(series: Series, *, name: str = "", hold_s: float = 0.0) -> Markup:
     )
 
 
-def _grid(series: Series, edges: Scale) -> Markup:
+def _grid() -> Markup:
+    return Markup("").join(
+        Markup('<line class="grid" x1="0" x2="100%" y1="{y:.1f}" y2="{y:.1f}"/>').format(y=TOP + PLOT * (1.0 - part)) for part in GRID
+    )
+
+
+def _values(series: Series, edges: Scale) -> Markup:
+    """What the lines of the grid stand for; on top of the course, so that they can be read."""
     drawn = Markup("")
+    bounds = [edges.percent(bound) for bound in (series.threshold, series.clears) if bound is not None and _drawn(edges, bound)]
     for part in GRID:
-        y = TOP + PLOT * (1.0 - part)
         value = edges.low + part * (edges.high - edges.low)
-        drawn += Markup('<line class="grid" x1="0" x2="100%" y1="{y:.1f}" y2="{y:.1f}"/><text x="2" y="{text:.1f}">{value}</text>').format(
-            y=y, text=y - 4, value=quantity(float(f"{value:.3g}"), series.unit)
-        )
+        if any(abs(edges.percent(value) - 5 - bound) < CLEAR for bound in bounds):
+            continue  # the bound's own name says enough there
+        told = quantity(float(f"{value:.3g}"), series.unit)
+        drawn += Markup('<text x="2" y="{:.1f}">{}</text>').format(TOP + PLOT * (1.0 - part) - 4, told)
     return drawn
 
 

@@ -97,7 +97,7 @@ class Leaves:
             if entity:
                 raise
             problem = str(error)  # a runbook without instances
-        values = {
+        values: dict[str, object] = {
             "runbook": detail,
             "head": detail.head,
             "why": why,

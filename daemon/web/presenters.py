@@ -98,8 +98,8 @@ LOUD = frozenset({"unknown", "failed", "rejected", "dead", "stale", "failing", "
 
 def icon(name: str) -> Markup:
     """A small drawing that says nothing a word beside it does not say."""
-    drawn = '<svg class="icon" viewBox="0 0 24 24" width="24" height="24" aria-hidden="true" focusable="false"><path d="{}"/></svg>'
-    return Markup(drawn).format(_ICONS[name])
+    box = Markup('<svg class="icon" viewBox="0 0 24 24" width="24" height="24" aria-hidden="true" focusable="false"><path d="{}"/></svg>')
+    return box.format(_ICONS[name])
 
 
 def badge(word: str, text: str = "") -> Markup:
@@ -112,14 +112,14 @@ def badge(word: str, text: str = "") -> Markup:
 # --- figures ------------------------------------------------------------------------------------------------------------
 
 
-def usd(value: float | None, *, sign: bool = False) -> str:
-    """`61,204 USD`, cents below 1,000; None is `unknown`; `sign` writes a plus."""
+def usd(value: float | None, *, sign: bool = False, unit: bool = True) -> str:
+    """`61,204 USD`, cents below 1,000; None is `unknown`; `sign` writes a plus; without `unit` where a heading has it."""
     if value is None or math.isnan(value):
         return UNKNOWN
     if math.isinf(value):
         return "without bound"
-    digits = 0 if abs(value) >= 1_000 else 2
-    return f"{value:{'+' if sign else ''},.{digits}f} USD"
+    digits = 0 if abs(value) >= 1_000 or value == 0 else 2
+    return f"{value:{'+' if sign else ''},.{digits}f}" + (" USD" if unit else "")
 
 
 def ratio(value: float | None, digits: int = 1) -> str:
@@ -164,7 +164,7 @@ def span(seconds: float | None) -> str:
 
 def share(filled: float, asked: float) -> str:
     """`13,872 of 18,540 USD (75%)`."""
-    told = f"{usd(filled).removesuffix(' USD')} of {usd(asked)}"
+    told = f"{usd(filled, unit=False)} of {usd(asked)}"
     return told + (f" ({filled / asked:.0%})" if asked > 0 else "")
 
 

@@ -12,21 +12,20 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import quote
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import PlainTextResponse, Response
 
 from daemon.service.logging import log
 from daemon.web.api import make_api
 from daemon.web.asking import Asking
 from daemon.web.desk import Desk, NotKnown, Unavailable
 from daemon.web.door import Doorkeeper
+from daemon.web.pages import make_pages
 from daemon.web.refusals import HEADERS, Refused, as_json
-from daemon.web.signin import LOGIN, make_signin
 from daemon.web.streams import Streams
 from daemon.web.threshold import Threshold
 from daemon.web.wire import failures_described
@@ -39,6 +38,7 @@ SUMMARY = (
     " every change needs a token (`Authorization: Bearer reefd_...`) whose role allows it."
 )
 
+NO_JSON = "the body is no JSON; send an object, with content-type application/json"
 SAID = {
     404: ("no_such_path", "there is no such path; /api/v1/openapi.json lists them"),
     405: ("wrong_method", "this path does not take this method; /api/v1/openapi.json lists them"),
@@ -80,7 +80,7 @@ def make_surface(
     for kind in (Refused, NotKnown, Unavailable, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _say_no)
     app.include_router(make_api(desk, guard=guard, asking=asking, streams=streams, build=build, wall=wall, document=described))
-    app.include_router(make_signin(guard))
+    app.include_router(make_pages(desk, guard, asking=asking, wall=wall))
     return app
 
 
@@ -97,8 +97,6 @@ async def _say_no(request: Request, error: Exception) -> Response:
         log().error("web.fault", method=request.method, path=path, error=repr(error))
     if path.startswith(API) or "text/html" not in request.headers.get("accept", ""):
         return as_json(path, refused)
-    if refused.status == 401 and request.method == "GET":
-        return RedirectResponse(f"{LOGIN}?next={quote(path)}", status_code=303, headers=dict(HEADERS))
     return PlainTextResponse(f"{refused.message}\n", status_code=refused.status, headers={**HEADERS, **refused.headers})
 
 
@@ -113,6 +111,8 @@ def refusal_of(error: Exception) -> Refused:
             return Refused(503, "unavailable", str(error), headers={"Retry-After": "5"})
         case RequestValidationError():
             return Refused(422, "wrong_request", "; ".join(_complaint(problem) for problem in error.errors()[:10]))
+        case HTTPException(status_code=400):
+            return Refused(422, "wrong_request", NO_JSON)  # bytes that are no text, or a thousand brackets
         case HTTPException():
             headers = dict(error.headers or {})
             code, message = SAID.get(error.status_code, ("refused", str(error.detail)))
@@ -125,5 +125,6 @@ def _complaint(problem: dict[str, object]) -> str:
     place = problem.get("loc")
     where = ".".join(str(part) for part in place[1:]) if isinstance(place, tuple | list) else ""
     if problem.get("type") == "json_invalid":
-        return "the body is no JSON; send an object, with content-type application/json"
-    return f"{where or 'body'}: {str(problem.get('msg', 'wrong')).lower()}"
+        return NO_JSON
+    text = str(problem.get("msg", "wrong")).removeprefix("Value error, ")
+    return f"{where or 'body'}: {text[:1].lower()}{text[1:]}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fastapi import Path, Query
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 from starlette.responses import Response
 
 from daemon.service.views import (
@@ -29,7 +29,9 @@ from daemon.world.entities import Kind
 
 PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+PATH = r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$"  # no folder is left by two dots
 TEXT_MAX = 500
+TIME: dict[str, JsonValue] = {"format": "date-time"}
 
 
 def _time(text: str) -> str:
@@ -48,7 +50,9 @@ RunbookId = Annotated[str, Path(min_length=1, max_length=100, pattern=NAME, desc
 EntityKind = Annotated[Kind, Path(description="What kind of thing.")]
 EntityId = Annotated[str, Path(min_length=1, max_length=200, pattern=PRINTABLE, description="An entity, as `dydx:BTC-USD`.")]
 EndpointName = Annotated[str, Path(min_length=1, max_length=100, pattern=NAME, description="An endpoint's name, as in the settings.")]
-ReportName = Annotated[str, Path(min_length=1, max_length=120, pattern=NAME, description="A report's name, as `/api/v1/stress` lists it.")]
+ReportName = Annotated[
+    str, Path(min_length=1, max_length=300, pattern=PATH, description="A report's name, as `/api/v1/stress` lists it.")
+]
 DeliveryId = Annotated[str, Path(min_length=1, max_length=300, pattern=PRINTABLE, description="A dead letter's id, or `*` for all.")]
 Signals = Annotated[
     list[Annotated[str, Field(max_length=100, pattern=PRINTABLE)]],
@@ -72,10 +76,12 @@ EntryType = Annotated[
 ]
 Searched = Annotated[str, Query(alias="text", max_length=200, pattern=PRINTABLE, description="Only entries whose body holds this text.")]
 Since = Annotated[
-    Annotated[str, AfterValidator(_time)] | None, Query(alias="since", max_length=40, description="Not before this ISO-8601 time (UTC).")
+    Annotated[str, AfterValidator(_time)] | None,
+    Query(alias="since", max_length=40, description="Not before this ISO-8601 time (UTC).", json_schema_extra=TIME),
 ]
 Until = Annotated[
-    Annotated[str, AfterValidator(_time)] | None, Query(alias="until", max_length=40, description="Not after this ISO-8601 time (UTC).")
+    Annotated[str, AfterValidator(_time)] | None,
+    Query(alias="until", max_length=40, description="Not after this ISO-8601 time (UTC).", json_schema_extra=TIME),
 ]
 Limit = Annotated[int, Query(alias="limit", ge=1, le=1_000, description="How many at most.")]
 EntityLimit = Annotated[int, Query(alias="limit", ge=1, le=5_000, description="How many at most.")]
