@@ -163,6 +163,7 @@ def test_instances_that_were_judged_and_cannot_be_any_more_blind_it_and_those_th
 def test_feeds_are_judged_in_their_own_slots() -> None:
     slow, quick = feed("a.slow", age_s=100.0, every_s=60.0), feed("a.quick", age_s=9.0, every_s=1.0)
     assert (behind(slow), behind(quick)) == (False, True)
+    assert not behind(quick, speed=20.0)  # 0.45 real seconds
     assert worst_feed((slow, quick)) == quick
     assert worst_feed((slow, quick, feed("a.bad", state="failing"))) == feed("a.bad", state="failing")
     assert worst_feed(()) is None

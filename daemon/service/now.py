@@ -281,7 +281,7 @@ def blindness(turn: Turn, shell: Shell, money: Sequence[AccountView]) -> list[st
     found += [_blind_words(venue, age) for venue, age in shell.blind.items() if venue in held]
     for feed in shell.feeds:
         venue, _, what = feed.source.partition(".")
-        if venue in held and what != PAST and behind(feed):
+        if venue in held and what != PAST and behind(feed, shell.speed):
             found.append(feed_words(feed))
     return found
 
@@ -298,11 +298,12 @@ def venues_held(turn: Turn, money: Sequence[AccountView]) -> set[str]:
     return held
 
 
-def behind(feed: FeedView) -> bool:
-    """True for a feed whose last success is too long ago to be seen by; a failure alone is not, a feed that only waits is."""
+def behind(feed: FeedView, speed: float = 1.0) -> bool:
+    """True for a feed whose last success is too long ago to be seen by; a failure alone is not, a feed that only waits is. The least time
+    is real time: an accelerated venue's answers take as long on the way as any other's."""
     if feed.age_s is None:
         return feed.state in ("failing", "waiting", "stale")
-    return feed.age_s > max(STALE_SLOTS * feed.every_s, STALE_MIN_S)
+    return feed.age_s > max(STALE_SLOTS * feed.every_s, STALE_MIN_S * max(1.0, speed))
 
 
 def feed_words(feed: FeedView) -> str:
