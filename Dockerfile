@@ -28,5 +28,7 @@ VOLUME /var/lib/reefd
 USER reefd
 # `reefd status` reads the daemon's own journal: not running, or not turning for a while, is unhealthy.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=20s --retries=3 CMD ["reefd", "status"]
+# The operator's surface: 127.0.0.1 inside the container unless REEFD_HTTP__HOST says otherwise.
+EXPOSE 8470
 STOPSIGNAL SIGTERM
 CMD ["reefd", "run"]

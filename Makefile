@@ -24,13 +24,22 @@ $(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
 	$(PIP) install --quiet --require-hashes -r requirements-dev.lock
 	@touch $@
 
+# A browser, a broker and receivers of alerts that some tests drive, where they may be installed; never fails (REEFD_SYSTEM_PACKAGES=no: not at all).
+$(VENV)/.system: .ci/system-packages | $(BIN)/python
+	@.ci/system-packages
+	@touch $@
+
 install: $(VENV)/.dev ## the virtual environment with everything (for work on reefd itself)
 
 demo: $(VENV)/.runtime ## a simulated venue, the daemon and a webhook receiver, for about a minute
 	$(BIN)/reefd demo
 
-test: $(VENV)/.dev ## every test
-	$(BIN)/python -m pytest -q
+# A process a core; WORKERS=0 runs them one after the other, here.
+WORKERS ?= auto
+PARALLEL = -n $(WORKERS) --maxprocesses 8 --dist worksteal
+
+test: $(VENV)/.dev $(VENV)/.system ## every test
+	$(BIN)/python -m pytest -q $(PARALLEL)
 
 lint: $(VENV)/.dev ## ruff and mypy --strict
 	$(BIN)/python -m ruff check .
@@ -41,8 +50,8 @@ bench: $(VENV)/.dev ## speed beside its peers, in one run; benchmarks/out/bench.
 	$(BIN)/python -m benchmarks.run $(if $(ROWS),--rows $(ROWS)) $(if $(PEERS),--peers $(PEERS))
 	$(BIN)/python -m benchmarks.stress $(if $(PATHS),--paths $(PATHS))
 
-soak: $(VENV)/.dev ## 20 kill -9 of a daemon in mid-action, then the demo at length
-	$(BIN)/python -m pytest -q -m slow
+soak: $(VENV)/.dev ## the long tests (20 kill -9 in mid-action, 1,000 generated pairs of executions), then the demo at length
+	REEFD_PAIRS=1000 $(BIN)/python -m pytest -q -m slow $(PARALLEL)
 	$(BIN)/reefd demo --seconds 300
 
 known: $(VENV)/.dev ## the stress engine against answers in closed form, 200,000 paths each; about an hour

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import base64
 import difflib
+import ipaddress
 import json
 import os
 import re
+import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,21 +28,29 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from daemon.edges import bridge as bridge_edge
+from daemon.edges.broker import ENDPOINT, Broker, Tls
 from daemon.edges.dydx import feed as dydx_edge
+from daemon.edges.formats import CHAT, Format
 from daemon.edges.provides import BRIDGE, DYDX
-from daemon.edges.webhook import Endpoint
+from daemon.edges.webhook import Endpoint, Grouping
 from daemon.errors import Diagnostic, SettingsError
+from daemon.language.catalogue import observed
 from daemon.runbook.document import Document, compose
 from daemon.runbook.nodes import ListNode, MapNode, ScalarNode, YamlNode
-from daemon.units import HOUR_NS, NS, parse_duration, parse_quantity, show_duration
+from daemon.service.heartbeat import ENDPOINT as HEARTBEAT
+from daemon.units import HOUR_NS, MINUTE_NS, NS, parse_duration, parse_quantity, show_duration
 from daemon.world.entities import Account, Kind, Route, Topology, Venue
 
 PREFIX = "REEFD_"
 DELIMITER = "__"
-RESERVED = frozenset({"REEFD_CONFIG", "REEFD_CACHE_DIR"})  # read by the command line itself, and by replays
+# Read by the command line itself, and by replays.
+RESERVED = frozenset({"REEFD_CONFIG", "REEFD_CACHE_DIR", "REEFD_TOKEN", "REEFD_URL"})
 SECRET_BYTES_MIN = 16  # Standard Webhooks asks for 24 to 64; a receiver that issues fewer than 16 protects nothing
+HOLDS_SECRET = re.compile("secret|whsec_|token|routing_key|password")  # in a key or a line: what stands there is never shown
+HTTP_UNSAFE = "http:// is not encrypted; write https://, or allow_private: true for an endpoint on this machine or network"
 ENVIRONMENT = "environment"
 CADENCE_MIN_NS = NS // 10
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 Plain = None | str | list["Plain"] | dict[str, "Plain"]
 Location = tuple[int | str, ...]
 
@@ -79,6 +89,11 @@ def _web_address(raw: object) -> str:
     return str(raw).rstrip("/")
 
 
+def _address(raw: object) -> str:
+    """A web address, or where one is kept that holds a token."""
+    return str(raw) if str(raw).startswith(("env:", "file:")) else _web_address(raw)
+
+
 def _secret(raw: object) -> str:
     kind, _, name = str(raw).partition(":")
     if kind not in ("env", "file") or not name:
@@ -104,6 +119,21 @@ def _account_id(raw: str) -> str:
     return raw
 
 
+def _has_tokens(path: Path) -> bool:
+    """Whether a tokens file holds one; what else is wrong with it the daemon says when it reads it, and admits nobody."""
+    try:
+        return "- name:" in path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _host_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]", name):
+            raise ValueError(f"found {name!r}; write names without scheme and port, for example reefd.example.com")
+    return names
+
+
 def _within(least: str, most: str) -> Callable[[int], int]:
     def check(value: int) -> int:
         if not parse_duration(least) <= value <= parse_duration(most):
@@ -124,6 +154,7 @@ Cadence = Annotated[int, BeforeValidator(_duration), Field(ge=CADENCE_MIN_NS)]
 Ratio = Annotated[float, BeforeValidator(_ratio), Field(ge=0, lt=1)]
 Usd = Annotated[float, BeforeValidator(_usd), Field(ge=0)]
 Url = Annotated[str, BeforeValidator(_web_address)]
+Address = Annotated[str, BeforeValidator(_address)]
 SecretRef = Annotated[str, BeforeValidator(_secret)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 AccountId = Annotated[str, AfterValidator(_account_id)]
@@ -223,16 +254,112 @@ class RouteSettings(_Section):
     model: str = ""  # the law of its delays in the world of a stress; empty: the world's default
 
 
-class WebhookSettings(_Section):
-    """An endpoint of signed webhooks."""
+class GroupingSettings(_Section):
+    """Which messages are told together (what they have in common), and how often. In the daemon's time."""
 
-    url: Url
-    secret: SecretRef
+    by: Annotated[tuple[Literal["runbook", "entity", "venue", "severity", "event"], ...], BeforeValidator(_words)] = ("runbook",)
+    wait: Annotated[Duration, AfterValidator(_within("1s", "10m"))] = 10 * NS  # the first of a group, for company; what is critical: not
+    interval: Annotated[Duration, AfterValidator(_within("1s", "24h"))] = 5 * MINUTE_NS  # between two messages of a group
+    repeat: Annotated[Duration, AfterValidator(_within("1m", "30d"))] = 4 * HOUR_NS  # until a group is reminded of what still fires
+
+
+class WebhookSettings(_Section):
+    """An endpoint: where messages go, in which format, signed with what."""
+
+    url: Address | None = None
+    format: Format = "reefd"
+    secret: SecretRef | None = None
     previous_secret: SecretRef | None = None  # signs too while receivers change over
-    format: Literal["reefd"] = "reefd"
+    token: SecretRef | None = None  # telegram: the bot's
+    chat_id: str = ""  # telegram
+    routing_key: SecretRef | None = None  # pagerduty
     allow_private: bool = False
+    ca_file: Path | None = None
     ordered: bool = True
     timeout: Annotated[Duration, Field(gt=0)] = 10 * NS
+    grouped: bool | None = None  # default: what people read is, what machines read is not
+    grouping: GroupingSettings | None = None
+    fallback: str | None = None  # the endpoint that is told what is critical and could not be delivered here
+
+    def address(self) -> str | None:
+        """The url, or the only one that the format has; None when it is missing."""
+        return self.url or {"telegram": "https://api.telegram.org", "pagerduty": "https://events.pagerduty.com/v2/enqueue"}.get(self.format)
+
+    def grouping_wanted(self) -> Grouping | None:
+        """How messages are grouped; None when each goes by itself."""
+        wanted = self.grouped if self.grouped is not None else self.grouping is not None or self.format in CHAT
+        if not wanted:
+            return None
+        spec = self.grouping or GroupingSettings()
+        return Grouping(by=spec.by, wait_ns=spec.wait, interval_ns=spec.interval, repeat_ns=spec.repeat)
+
+
+def _topic_prefix(value: str) -> str:
+    if not value or any(c in value for c in "+#$\0") or value.startswith("/") or value.endswith("/") or len(value.encode()) > 100:
+        raise ValueError(f"found {value!r}; a prefix is levels of a topic without +, # and $, for example reefd or desk/reefd")
+    return value
+
+
+def _fed(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Kinds, or signals of a kind, that may come over MQTT."""
+    for word in words:
+        name, dot, signal = word.partition(".")
+        if name not in FED_KINDS:
+            raise ValueError(f"found {word!r}; write a kind ({', '.join(FED_KINDS)}) or a signal of one, for example market.index_price")
+        told = [s.name for s in observed(Kind(name)) if not s.internal]
+        if dot and signal not in told:
+            near = difflib.get_close_matches(signal, told, n=1)
+            hint = f"did you mean {name}.{near[0]}?" if near else f"a {name} has: {', '.join(told)}"
+            raise ValueError(f"found {word!r}, which is no observed signal of a {name}; {hint}")
+    return words
+
+
+FED_KINDS = tuple(kind.value for kind in Kind if kind is not Kind.PORTFOLIO)  # what is told of the portfolio is told by the stress
+
+
+class MqttSettings(_Section):
+    """An MQTT 5 broker: notices and state go out there; observations and commands come in where that is allowed."""
+
+    host: Annotated[str, Field(min_length=1)]
+    port: Annotated[int, Field(ge=1, le=65_535)] | None = None  # default: 1883, 8883 with tls
+    prefix: Annotated[str, AfterValidator(_topic_prefix)] = "reefd"
+    client_id: Annotated[str, Field(max_length=100)] = ""  # default: prefix and house; two daemons of one id throw each other out
+    username: str | None = None
+    password: SecretRef | None = None
+    tls: bool = False
+    ca: Path | None = None  # default: the system's certificates
+    certificate: Path | None = None  # ours, where the broker asks for one
+    key: Path | None = None
+    allow_plain: bool = False
+    feed: Annotated[Words, AfterValidator(_fed)] = ()
+    commands: bool = False
+    fallback: str | None = None  # the webhook that is told what is urgent and could not be delivered here
+    timeout: Annotated[Duration, AfterValidator(_within("100ms", "60s"))] = 5 * NS  # for one answer of the broker, real time
+
+    def fed(self) -> Mapping[Kind, frozenset[str]]:
+        """The signals that may come in, by kind."""
+        found: dict[Kind, frozenset[str]] = {}
+        for word in self.feed:
+            name, dot, signal = word.partition(".")
+            kind = Kind(name)
+            more = {signal} if dot else {s.name for s in observed(kind) if not s.internal}
+            found[kind] = found.get(kind, frozenset()) | more
+        return found
+
+    def unfit(self) -> list[tuple[Location, str]]:
+        """What does not go together: where, and what to write."""
+        found: list[tuple[Location, str]] = []
+        if self.password is not None and self.username is None:
+            found.append((("password",), "there is no username to it; write username: ..."))
+        if self.key is not None and self.certificate is None:
+            found.append((("key",), "there is no certificate to it; write certificate: PATH"))
+        for name in ("ca", "certificate"):
+            if getattr(self, name) is not None and not self.tls:
+                found.append(((name,), "nothing is encrypted without tls; write tls: true"))
+        if not self.tls and not self.allow_plain and self.host not in LOOPBACK:
+            text = "without tls everybody on the way reads and writes along; write tls: true, or allow_plain: true"
+            found.append((("host",), f"{text} for a network of your own"))
+        return found
 
 
 class JournalSettings(_Section):
@@ -277,6 +404,45 @@ class StressSettings(_Section):
     missed: Literal["run_once", "skip"] = "run_once"  # due while the daemon was down
 
 
+class HeartbeatSettings(_Section):
+    """The dead man's switch: an address outside that hears at a cadence that this daemon turns and sees."""
+
+    url: Url
+    every: Annotated[Duration, AfterValidator(_within("10s", "1h"))] = 60 * NS  # real time
+    secret: SecretRef | None = None
+    allow_private: bool = False
+
+
+class HttpSettings(_Section):
+    """The operator's surface: where it listens, under which names it is asked, and who may read without a token."""
+
+    enabled: bool = True
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8470  # 0: a free one
+    public_url: Url | None = None  # what people type where a proxy stands before it
+    hosts: Annotated[Words, AfterValidator(_host_names)] = ()
+    open_reading: bool | None = None
+    tokens: Path = Path("var/tokens.yaml")  # beside the journal, as the two that follow
+    operator_token: Path = Path("var/operator.token")
+    reports: Path = Path("var/reports")  # pages that `--out` of replays, sweeps and stresses left there are served
+
+    def loopback(self) -> bool:
+        """True when only this machine can reach it."""
+        try:
+            return ipaddress.ip_address(self.host.strip("[]")).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    def reading_is_open(self) -> bool:
+        """Whether anybody who reaches it may read. Where a proxy stands before it, everybody seems to come from this machine."""
+        return self.loopback() and self.public_url is None and not self.hosts if self.open_reading is None else self.open_reading
+
+    def own_url(self) -> str:
+        """Its address as this machine reaches it, without a slash at the end."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host.strip("[]"), self.host.strip("[]"))
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+
 class Settings(BaseSettings):
     """Everything the daemon is told at its start."""
 
@@ -289,6 +455,7 @@ class Settings(BaseSettings):
     routes: dict[str, RouteSettings] = {}
     buffers: dict[str, BufferSettings] = {}
     webhooks: dict[str, WebhookSettings] = {}
+    mqtt: MqttSettings | None = None
     channels: dict[str, Words] = {}
     labels: dict[str, dict[str, str]] = {}
     runbooks: Path = Path("runbooks")
@@ -298,7 +465,19 @@ class Settings(BaseSettings):
     log: LogSettings = LogSettings()
     clock: ClockSettings = ClockSettings()
     stress: StressSettings | None = None
+    heartbeat: HeartbeatSettings | None = None
     lateness: LatenessSettings = LatenessSettings()
+    http: HttpSettings = HttpSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _beside_the_journal(cls, raw: object) -> object:
+        """Tokens and reports lie beside the journal where nothing else is said: two daemons of one folder share neither."""
+        if not isinstance(raw, dict) or not isinstance(raw.get("http") or {}, dict) or not isinstance(raw.get("journal") or {}, dict):
+            return raw
+        folder = Path(str((raw.get("journal") or {}).get("path") or "var/state.db")).parent
+        beside = {"tokens": folder / "tokens.yaml", "operator_token": folder / "operator.token", "reports": folder / "reports"}
+        return {**raw, "http": {**beside, **{key: value for key, value in (raw.get("http") or {}).items() if value is not None}}}
 
     @classmethod
     def settings_customise_sources(
@@ -347,11 +526,57 @@ class Settings(BaseSettings):
         return Topology(venues=venues, accounts=accounts, routes=routes, labels=self.labels)
 
     def provides(self, venue: str) -> Mapping[Kind, frozenset[str]]:
-        """The observed signals of one venue's entities: its adapter's, and its governance where the bridge tells it."""
+        """The observed signals of one venue's entities: its adapter's, its governance where the bridge tells it, and what MQTT may tell."""
+        found = dict(self.adapter_provides(venue))
+        for kind, signals in self.mqtt.fed().items() if self.mqtt is not None else ():
+            if kind in found:
+                found[kind] |= signals
+        return found
+
+    def adapter_provides(self, venue: str) -> Mapping[Kind, frozenset[str]]:
+        """The observed signals that a venue's own adapter and the bridge tell."""
         found = dict(DYDX)
         if self.bridge is not None and self.bridge.governance == venue:
             found[Kind.VENUE] = found[Kind.VENUE] | BRIDGE[Kind.VENUE]
         return found
+
+    def adapter_tells(self, kind: Kind, entity: str) -> frozenset[str]:
+        """The signals of one entity that an adapter of these settings tells: nobody else may."""
+        head = entity.partition(":")[0]
+        if kind in (Kind.CHAIN, Kind.ROUTE):
+            watched = {*self.chains, *self.buffers} if kind is Kind.CHAIN else set(self.routes)
+            return BRIDGE[kind] if self.bridge is not None and entity in watched else frozenset()
+        owner = {account: name for name, venue in self.venues.items() for account in venue.accounts}
+        venue = owner.get(head, head) if kind in (Kind.POSITION, Kind.ACCOUNT) else head
+        return self.adapter_provides(venue).get(kind, frozenset()) if venue in self.venues else frozenset()
+
+    def mqtt_broker(self) -> Broker | None:
+        """The MQTT broker with its secrets and certificates read; None without one. Raises SettingsError."""
+        spec = self.mqtt
+        if spec is None:
+            return None
+        problems: list[str] = []
+        password = context = None
+        if spec.password is not None:
+            password, problem = read_key(spec.password, "the password of the MQTT broker")
+            problems += [f"mqtt.password: {problem}"] if problem else []
+        if spec.tls:
+            try:
+                context = Tls(ca=spec.ca, certificate=spec.certificate, key=spec.key).prepared()
+            except OSError as error:
+                named = ", ".join(f"{name}: {path}" for name in ("ca", "certificate", "key") if (path := getattr(spec, name)) is not None)
+                problems.append(f"mqtt.tls: a certificate cannot be used ({error.strerror or error}); look at {named or 'ca'}")
+        if problems:
+            raise SettingsError("\n".join(problems))
+        return Broker(
+            host=spec.host,
+            port=spec.port or (8883 if spec.tls else 1883),
+            client_id=spec.client_id or f"{spec.prefix}-{self.house}",
+            username=spec.username,
+            password=password,
+            tls=context,
+            timeout_s=spec.timeout / NS,
+        )
 
     def feed_plan(self, venue: str) -> dydx_edge.FeedPlan:
         """What the feed of one venue observes."""
@@ -388,31 +613,76 @@ class Settings(BaseSettings):
             venue_ns=self.bridge.governance_every,
         )
 
+    def listens(self) -> HttpSettings | None:
+        """The operator's surface; None when it is off. Raises SettingsError when other machines can reach it and nobody has a token."""
+        if not self.http.enabled:
+            return None
+        if not self.http.loopback() and not _has_tokens(self.http.tokens):
+            raise SettingsError(
+                f"http.host: {self.http.host} can be reached from other machines, and there is no token at {self.http.tokens}; "
+                "run: reefd token new NAME --role admin, or write host: 127.0.0.1"
+            )
+        return self.http
+
     def endpoints(self) -> tuple[Endpoint, ...]:
         """The webhook endpoints with their secrets read; raises SettingsError naming every secret that cannot be read."""
         problems: list[str] = []
-        endpoints = []
-        for name, webhook in self.webhooks.items():
-            secrets = []
-            for key, reference in (("secret", webhook.secret), ("previous_secret", webhook.previous_secret)):
-                if reference is not None:
-                    secret, problem = read_secret(reference)
-                    secrets.append(secret)
-                    problems += [f"webhooks.{name}.{key}: {problem}"] if problem else []
-            endpoints.append(
-                Endpoint(
-                    name=name,
-                    url=webhook.url,
-                    secrets=tuple(secrets),
-                    format=webhook.format,
-                    allow_private=webhook.allow_private,
-                    ordered=webhook.ordered,
-                    timeout_s=webhook.timeout / NS,
-                )
-            )
+        endpoints = [_endpoint(name, webhook, problems) for name, webhook in self.webhooks.items()]
         if problems:
             raise SettingsError("\n".join(problems))
         return tuple(endpoints)
+
+
+    def heartbeat_endpoint(self) -> Endpoint | None:
+        """Where the heartbeat goes; raises SettingsError when its secret cannot be read."""
+        if self.heartbeat is None:
+            return None
+        secrets: tuple[str, ...] = ()
+        if self.heartbeat.secret is not None:
+            secret, problem = read_secret(self.heartbeat.secret)
+            if problem:
+                raise SettingsError(f"heartbeat.secret: {problem}")
+            secrets = (secret,)
+        return Endpoint(name=HEARTBEAT, url=self.heartbeat.url, secrets=secrets, allow_private=self.heartbeat.allow_private)
+
+
+def _endpoint(name: str, webhook: WebhookSettings, problems: list[str]) -> Endpoint:
+    """One endpoint with its secrets read; what is wrong is added to `problems`, without any secret."""
+
+    def read(key: str, reference: str | None, reader: Callable[[str], tuple[str, str]]) -> str:
+        if reference is None:
+            return ""
+        text, problem = reader(reference)
+        problems.extend([f"webhooks.{name}.{key}: {problem}"] if problem else [])
+        return text
+
+    signing = [read(key, getattr(webhook, key), read_secret) for key in ("secret", "previous_secret")]
+    url = webhook.address() or ""
+    if url.startswith(("env:", "file:")):
+        url = read("url", url, read_key if webhook.format == "apprise" else _read_address)
+        if url.startswith("http://") and not webhook.allow_private:
+            problems.append(f"webhooks.{name}.url: {HTTP_UNSAFE}")
+    token = read("token", webhook.token, read_key)
+    if webhook.ca_file is not None:
+        try:
+            ssl.create_default_context(cafile=webhook.ca_file)
+        except OSError as error:
+            why = error.strerror if isinstance(error, FileNotFoundError | PermissionError) else "it holds no certificate"
+            problems.append(f"webhooks.{name}.ca_file: {webhook.ca_file} cannot be used: {why}")
+    return Endpoint(
+        name=name,
+        url=f"{url.rstrip('/')}/bot{token}/sendMessage" if webhook.format == "telegram" else url,
+        secrets=tuple(secret for secret in signing if secret),
+        format=webhook.format,
+        allow_private=webhook.allow_private,
+        ordered=webhook.ordered,
+        timeout_s=webhook.timeout / NS,
+        ca_file="" if webhook.ca_file is None else str(webhook.ca_file),
+        chat_id=webhook.chat_id,
+        routing_key=read("routing_key", webhook.routing_key, read_key),
+        grouping=webhook.grouping_wanted(),
+        fallback=webhook.fallback or "",
+    )
 
 
 class _Environment(PydanticBaseSettingsSource):
@@ -470,16 +740,9 @@ def _from_json(text: str) -> Any:
 
 def read_secret(reference: str) -> tuple[str, str]:
     """The secret of `env:NAME` or `file:PATH`, and what is wrong with it ("" when nothing is). Never part of a message."""
-    kind, _, name = reference.partition(":")
-    if kind == "env":
-        secret = os.environ.get(name, "")
-        if not secret:
-            return "", f"the variable {name} is not set; set it to the endpoint's whsec_... secret"
-    else:
-        try:
-            secret = Path(name).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            return "", f"{name} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}"
+    secret, problem = read_key(reference, "the endpoint's whsec_... secret")
+    if problem:
+        return "", problem
     try:
         body = secret.removeprefix("whsec_").rstrip("=")
         key = base64.b64decode(body + "=" * (-len(body) % 4), validate=True)
@@ -488,6 +751,27 @@ def read_secret(reference: str) -> tuple[str, str]:
     if len(key) < SECRET_BYTES_MIN:
         return "", f"what {reference} holds is no webhook secret; it is `whsec_` and the base64 of at least {SECRET_BYTES_MIN} bytes"
     return secret, ""
+
+
+def read_key(reference: str, what: str = "the receiver's key") -> tuple[str, str]:
+    """The text of `env:NAME` or `file:PATH`, and what is wrong with it ("" when nothing is). Never part of a message."""
+    kind, _, name = reference.partition(":")
+    if kind == "env":
+        key = os.environ.get(name, "").strip()
+        return (key, "") if key else ("", f"the variable {name} is not set; set it to {what}")
+    try:
+        key = Path(name).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        return "", f"{name} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}"
+    return (key, "") if key else ("", f"{name} is empty; it holds {what}")
+
+
+def _read_address(reference: str) -> tuple[str, str]:
+    address, problem = read_key(reference, "the receiver's web address")
+    parts = urlsplit(address)
+    if not problem and (parts.scheme not in ("http", "https") or not parts.hostname):
+        return "", f"what {reference} holds is no web address; it starts with https://"
+    return address, problem
 
 
 def load_settings(path: Path) -> Settings:
@@ -526,7 +810,7 @@ def parse_settings(content: bytes | str, path: str) -> Settings:
 
 def _render(complaints: Sequence[Diagnostic]) -> str:
     """The complaints as text. A line of the file that may hold a secret is not shown; a variable has no line."""
-    shown = [replace(c, source_line="") if re.search("secret|whsec_", c.source_line) else c for c in complaints]
+    shown = [replace(c, source_line="") if HOLDS_SECRET.search(c.source_line) else c for c in complaints]
     return "\n".join(c.message if c.file == ENVIRONMENT else c.render() for c in shown)
 
 
@@ -562,23 +846,54 @@ def references(settings: Settings) -> list[tuple[Location, str]]:
             found.append((("routes", name, "eta_p95"), text))
     for name in settings.buffers:
         known(("buffers", name), name, set(settings.chains), "chain")
-    if settings.bridge is None and (settings.routes or settings.chains or settings.buffers):
+    fed = settings.mqtt.fed() if settings.mqtt is not None else {}
+    if settings.bridge is None and not {Kind.CHAIN, Kind.ROUTE} & set(fed) and (settings.routes or settings.chains or settings.buffers):
         section = next(s for s in ("routes", "chains", "buffers") if getattr(settings, s))
         found.append(((section,), "nobody tells of these without a bridge; write bridge: {adapter: simulated, url: ...}"))
     if settings.bridge is not None:
         known(("bridge", "governance"), settings.bridge.governance, set(settings.venues), "venue")
     for name, endpoints in settings.channels.items():
         for endpoint in endpoints:
-            known(("channels", name), endpoint, set(settings.webhooks), "webhook")
+            known(("channels", name), endpoint, {*settings.webhooks, *([ENDPOINT] if settings.mqtt is not None else [])}, "webhook")
     for name, webhook in settings.webhooks.items():
-        if webhook.url.startswith("http://") and not webhook.allow_private:
-            text = "http:// is not encrypted; write https://, or allow_private: true for an endpoint on this machine or network"
-            found.append((("webhooks", name, "url"), text))
+        known(("webhooks", name, "fallback"), webhook.fallback, set(settings.webhooks) - {name}, "other webhook")
+        found += [(("webhooks", name, *where), text) for where, text in _unfit(webhook)]
+    if settings.mqtt is not None:
+        known(("mqtt", "fallback"), settings.mqtt.fallback, set(settings.webhooks), "webhook")
+        found += [(("mqtt", *where), text) for where, text in settings.mqtt.unfit()]
+        if ENDPOINT in settings.webhooks:
+            found.append((("webhooks", ENDPOINT), "in a channel this name means the MQTT broker; give the webhook another one"))
     if settings.clock.venue is not None:
         known(("clock", "venue"), settings.clock.venue, set(settings.venues), "venue")
     elif settings.clock.follow == "venue" and len(settings.venues) != 1:
         text = f"{len(settings.venues)} venues are configured; write which one, clock: {{follow: venue, venue: NAME}}"
         found.append((("clock", "follow"), text))
+    return found
+
+
+def _unfit(webhook: WebhookSettings) -> list[tuple[Location, str]]:
+    """What is missing of an endpoint, or does not go with its format: where, and what to write."""
+    found: list[tuple[Location, str]] = []
+    url = webhook.address()
+    if url is None:
+        found.append(((), f"url is missing; {_missing_hint('webhook url')}"))
+    elif url.startswith("http://") and not webhook.allow_private:
+        found.append((("url",), HTTP_UNSAFE))
+    if webhook.format == "apprise" and url is not None and not url.startswith(("env:", "file:")):
+        found.append((("url",), "an address of apprise holds the service's keys; write env:NAME or file:PATH"))
+    if webhook.format == "reefd" and webhook.secret is None:
+        found.append(((), f"secret is missing; messages of format reefd are signed: {_missing_hint('secret')}"))
+    if webhook.previous_secret is not None and webhook.secret is None:
+        found.append((("previous_secret",), "a previous secret signs beside a current one; write it as secret:"))
+    for key, wanted in (("token", "telegram"), ("chat_id", "telegram"), ("routing_key", "pagerduty")):
+        if getattr(webhook, key) and webhook.format != wanted:
+            found.append(((key,), f"belongs to format: {wanted}, found format: {webhook.format}"))
+        elif not getattr(webhook, key) and webhook.format == wanted:
+            found.append(((), f"{key} is missing; {_missing_hint(key)}"))
+    if webhook.format == "pagerduty" and webhook.grouping_wanted() is not None:
+        found.append((("grouping" if webhook.grouping else "grouped",), "PagerDuty groups by itself, an incident an episode; leave it out"))
+    if webhook.grouping is not None and webhook.grouped is False:
+        found.append((("grouping",), "grouped: false switches it off; leave one of them out"))
     return found
 
 
@@ -619,7 +934,7 @@ def _reworded(problem: Diagnostic) -> Diagnostic:
 
 def _strangers(merged: Mapping[str, Any], environ: Mapping[str, str]) -> list[Diagnostic]:
     """`REEFD_` variables that mean nothing: neither a setting nor a secret that the settings name."""
-    secrets = set(re.findall(r"env:([^'\"\s,}]+)", repr(merged.get("webhooks", {}))))
+    secrets = set(re.findall(r"env:([^'\"\s,}]+)", repr([merged.get("webhooks"), merged.get("mqtt")])))
     found = []
     for variable in sorted(environ):
         head = variable[len(PREFIX) :].partition(DELIMITER)[0].lower()
@@ -666,7 +981,7 @@ def _complaint(document: Document, error: Any, named: Mapping[Location, str]) ->
             message = f"found {_shape(found)}; write a single text"
         case _:
             message = f"found {found!r}: {str(error['msg']).lower()}"
-    if "secret" in last or "whsec_" in repr(found):
+    if HOLDS_SECRET.search(last) or "whsec_" in repr(found):
         message = "a secret is not written into the settings; write env:NAME or file:PATH"
     return _point(document, location, "C004", message, named)
 
@@ -682,6 +997,11 @@ def _missing_hint(key: str) -> str:
         "markets": "write for example markets: [BTC-USD, ETH-USD]",
         "address": "write the account's address, for example dydx1...",
         "secret": "write env:NAME or file:PATH",
+        "host": "write for example host: 127.0.0.1",
+        "token": "write the bot's as env:NAME or file:PATH",
+        "chat_id": "write the chat's number, for example chat_id: -1001234567890",
+        "routing_key": "write the integration's as env:NAME or file:PATH",
+        "webhook url": "write for example url: https://hooks.example.com/reefd, or env:NAME where it holds a token",
         "from": "write the chain or venue that transfers leave",
         "to": "write the venue, account or chain that transfers reach",
         "world": "write for example world: config/worlds/calm.yaml",

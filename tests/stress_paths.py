@@ -51,10 +51,11 @@ def source(
     step_ns: int = MINUTE_NS,
     markets: tuple[str, ...] = MARKETS,
     prices: Mapping[str, float] = PRICES,
+    routes: tuple[Way, ...] = ROUTES,
     **more: object,
 ) -> PathSource:
     grid = Grid(start=START, step_ns=step_ns, steps=steps)
-    return PathSource(of, markets=markets, routes=ROUTES, chains=CHAINS, prices=prices, grid=grid, seed=7, **more)  # type: ignore[arg-type]
+    return PathSource(of, markets=markets, routes=routes, chains=CHAINS, prices=prices, grid=grid, seed=7, **more)  # type: ignore[arg-type]
 
 
 def same(one: Path, other: Path) -> None:

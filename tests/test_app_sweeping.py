@@ -203,7 +203,7 @@ def test_wrong_values_are_told_before_anything_is_played(folder: Path, sets: tup
         (("hold=1m", "hold=2m"), {}, "hold is set twice"),
         (("hold=1m..5m", "x=1..2"), {}, r"(?s)hold: '1m\.\.5m' does not say how many values.*x: "),
         (("hold=1m",), {"walk_forward": 51}, "--walk-forward 51: a history is split into 1 to 50 parts"),
-        (("hold=1m",), {"runbooks": Path("nowhere")}, "the file does not exist"),
+        (("hold=1m",), {"runbooks": Path("nowhere")}, "nowhere: no such file or folder; write a runbook"),
     ],
 )
 def test_wrong_usage_is_one_message(folder: Path, sets: tuple[str, ...], more: dict[str, Any], says: str) -> None:

@@ -21,9 +21,11 @@ from daemon.errors import Diagnostic, RunbookError, UserError
 ROOT = Path(__file__).resolve().parent.parent
 VERBS = [
     "check", "test", "import", "eval", "replay", "sweep", "diff", "explain", "run", "sim", "demo", "status", "audit verify", "audit backup",
-    "scenario list", "scenario show", "scenario run",
+    "scenario list", "scenario show", "scenario run", "doctor", "traces",
+    "new", "fmt", "schema",
+    "why", "runs", "tail", "gate", "approve", "deny", "pause", "unpause", "halt", "resume", "token new", "token list", "token revoke",
 ]  # fmt: skip
-HEAVY = ("numpy", "polars", "pyarrow", "pandas", "httpx", "fastapi", "uvicorn", "numba", "llvmlite", "distributed")
+HEAVY = ("numpy", "polars", "pyarrow", "pandas", "httpx", "fastapi", "uvicorn", "numba", "llvmlite", "distributed", "opentelemetry")
 
 
 class Called:
@@ -53,7 +55,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> Called:
 def reefd(*words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "COLUMNS": "120"}
     return subprocess.run(
-        [sys.executable, "-m", "daemon.cli", *words], capture_output=True, text=True, cwd=ROOT, env=environment, timeout=60, check=False
+        [sys.executable, "-m", "daemon.cli", *words], capture_output=True, text=True, cwd=ROOT, env=environment, timeout=180, check=False
     )
 
 
@@ -94,6 +96,9 @@ def test_the_list_of_verbs_is_the_one_that_is_promised() -> None:
 ONE_OF_EACH = {
     ("check", "check"): ["check", "a.yaml", "b", "--format", "json", "--strict", "--as-of", "2026-10-01"],
     ("testing", "test"): ["test", "a.yaml", "--coverage"],
+    ("templates", "new"): ["new", "funding", "--out", "f.yaml"],
+    ("formatting", "fmt"): ["fmt", "a.yaml", "b", "--check"],
+    ("schemas", "schema"): ["schema", "settings"],
     ("importing", "import_"): ["import", "--map", "m.yaml", "a.csv", "b.csv", "--out", "rec"],
     ("evaluating", "evaluate"): ["eval", "size > 0", "--recording", "rec", "--entity", "dydx:BTC-USD", "--out", "f.csv"],
     ("evaluating", "explain"): ["explain", "a.yaml", "--recording", "rec", "--entity", "dydx:BTC-USD", "--at", "2026-02-03"],
@@ -110,8 +115,23 @@ ONE_OF_EACH = {
     ("verifying", "verify_journal"): ["replay", "--journal", "state.db", "--verify", "--format", "json"],
     ("live", "run"): ["run", "--config", "c.yaml", "--dry-run", "--log", "json"],
     ("simulating", "sim"): ["sim", "--scenario", "s.yaml", "--port", "0", "--speed", "60", "--seed", "7"],
+    ("traces", "traces"): ["traces", "--config", "c.yaml", "--endpoint", "http://127.0.0.1:1/v1/traces", "--follow", "--after", "7"],
+    ("doctor", "doctor"): ["doctor", "--config", "c.yaml", "--format", "json", "--send"],
     ("demo", "demo"): ["demo", "--seconds", "5", "--speed", "2"],
-    ("status", "status"): ["status", "--config", "c.yaml", "--format", "json"],
+    ("watching", "status"): ["status", "--config", "c.yaml", "--format", "json", "--watch", "--url", "http://127.0.0.1:1"],
+    ("operator", "why"): ["why", "funding-spike", "dydx:BTC-USD"],
+    ("operator", "runs"): ["runs", "--runbook", "funding-spike", "--entity", "e", "--status", "done", "--limit", "5"],
+    ("operator", "tail"): ["tail", "--url", "http://127.0.0.1:1"],
+    ("operator", "gate"): ["gate", "dydx:BTC-USD", "--config", "c.yaml"],
+    ("operator", "approve"): ["approve", "a/b/1/1", "--digest", "ab", "--reason", "r", "--yes"],
+    ("operator", "deny"): ["deny", "a/b/1/1", "--reason", "r", "-y"],
+    ("operator", "pause"): ["pause", "funding-spike", "--for", "2h", "--reason", "r"],
+    ("operator", "unpause"): ["unpause", "funding-spike", "--reason", "r"],
+    ("operator", "halt"): ["halt", "portfolio", "--reason", "r"],
+    ("operator", "resume"): ["resume", "portfolio", "--reason", "r"],
+    ("tokens", "new"): ["token", "new", "ana", "--role", "approve", "--expires", "90d"],
+    ("tokens", "listed"): ["token", "list", "--config", "c.yaml"],
+    ("tokens", "revoke"): ["token", "revoke", "ana"],
     ("scenarios", "list_"): ["scenario", "list", "--format", "json"],
     ("scenarios", "show_"): ["scenario", "show", "calm"],
     ("scenarios", "run"): ["scenario", "run", "calm", "--runbooks", "r", "--seed", "3", "--out", "o", "--limits", "l.yaml"],
@@ -172,6 +192,27 @@ def test_a_full_disk_is_one_message_and_exits_2(
     assert capsys.readouterr().err == "reefd: out/report.json: no space left on device\n"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["replay", "--recording", "{here}", "--runbooks", "nowhere", "--account", "account.yaml"],
+        ["stress", "--book", "config/books/example.yaml", "--world", "config/worlds/gbm.yaml", "--runbooks", "nowhere"],
+        ["scenario", "run", "calm", "--runbooks", "nowhere"],
+        ["explain", "nowhere", "--recording", "{here}", "--entity", "dydx:BTC-USD", "--at", "2026-02-03"],
+        ["diff", "nowhere", "runbooks", "--recording", "{here}", "--account", "account.yaml"],
+        ["sweep", "runbooks/margin-low.yaml", "--set", "hold=1m,2m", "--recording", "{here}", "--account", "account.yaml",
+         "--runbooks", "nowhere"],
+    ],
+    ids=lambda words: words[0],
+)  # fmt: skip
+def test_runbooks_that_are_not_there_are_one_message_and_exit_2(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert run_main(monkeypatch, *(word.format(here=tmp_path) for word in words)) == 2
+    assert capsys.readouterr().err.startswith("reefd: nowhere: no such file or folder; write a runbook's file")
+
+
 def test_an_interrupt_exits_130(called: Called, monkeypatch: pytest.MonkeyPatch) -> None:
     called.error = KeyboardInterrupt()
     assert run_main(monkeypatch, "demo") == 130
@@ -212,7 +253,7 @@ def test_quick_verbs_load_no_heavy_library(words: list[str]) -> None:
         "try:\n    cli.main()\nexcept SystemExit as ended:\n    assert ended.code in (0, None), ended.code\n"
         f"loaded = sorted(name for name in {HEAVY!r} if name in sys.modules)\nsys.exit(f'loaded: {{loaded}}' if loaded else 0)"
     )
-    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, cwd=ROOT, timeout=180, check=False)
     assert done.returncode == 0, done.stderr + done.stdout
 
 
@@ -222,7 +263,64 @@ def test_output_into_a_closed_pipe_is_no_error() -> None:
         capture_output=True,
         text=True,
         cwd=ROOT,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert "Traceback" not in done.stderr
+
+
+COMPLETING = (
+    "import os, sys\nfrom daemon import cli\nsys.argv = ['reefd']\n"
+    "try:\n    cli.main()\nexcept SystemExit as ended:\n    assert ended.code in (0, None), ended.code\n"
+    f"sys.stdout.flush()\nloaded = sorted(name for name in {HEAVY!r} if name in sys.modules)\n"
+    "sys.exit(f'loaded: {loaded}' if loaded else 0)"
+)
+
+
+def completed(**environment: str) -> str:
+    """What `reefd` prints when a shell asks it, under these variables; no heavy library may be loaded for it."""
+    variables = {**os.environ, **environment}
+    done = subprocess.run(
+        [sys.executable, "-c", COMPLETING], capture_output=True, text=True, cwd=ROOT, env=variables, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("shell", "holds"),
+    [("bash", "complete -o default -F _reefd_completion reefd"), ("zsh", "#compdef reefd"), ("fish", "complete --command reefd")],
+)
+def test_a_shell_gets_its_completion_script(shell: str, holds: str) -> None:
+    assert holds in completed(_REEFD_COMPLETE=f"source_{shell}")
+
+
+def test_the_script_of_bash_is_bash_and_show_completion_prints_it() -> None:
+    program = f"{sys.executable} -m daemon.cli --show-completion"
+    done = subprocess.run(["bash", "-c", f"{program}; exit $?"], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "COMPREPLY=" in done.stdout
+    script = completed(_REEFD_COMPLETE="source_bash")
+    read = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, timeout=60, check=False)
+    assert (read.returncode, read.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("reefd ch", {"check"}),
+        ("reefd audit ", {"verify", "backup"}),
+        ("reefd new fu", {"funding"}),
+        ("reefd scenario run worst", {"worst-case-bridging"}),
+        ("reefd schema set", {"settings"}),
+        ("reefd check --st", {"--strict"}),
+    ],
+)
+def test_a_shell_completes_verbs_options_and_names(typed: str, offered: set[str]) -> None:
+    words = typed.split(" ")
+    shown = completed(_REEFD_COMPLETE="complete_bash", COMP_WORDS=typed, COMP_CWORD=str(len(words) - 1))
+    assert set(shown.split()) == offered
+    in_zsh = completed(_REEFD_COMPLETE="complete_zsh", _TYPER_COMPLETE_ARGS=typed)
+    assert all(f'"{name}"' in in_zsh for name in offered)
+    in_fish = completed(_REEFD_COMPLETE="complete_fish", _TYPER_COMPLETE_ARGS=typed, _TYPER_COMPLETE_FISH_ACTION="get-args")
+    assert {line.split("\t")[0] for line in in_fish.splitlines()} == offered

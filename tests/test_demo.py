@@ -118,6 +118,7 @@ def test_the_settings_that_the_demo_writes_are_settings(tmp_path: Path) -> None:
         scenario=load_scenario(scenario_file),
         runbooks=ROOT / "runbooks",
         port=8650,
+        http_port=8651,
         speed=20.0,
         secret="whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
     )
@@ -130,7 +131,7 @@ def test_the_settings_that_the_demo_writes_are_settings(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_demo_shows_all_it_promises_and_leaves_nothing_running() -> None:
-    done = subprocess.run([sys.executable, "-m", "daemon.cli", "demo"], capture_output=True, text=True, cwd=ROOT, timeout=180, check=False)
+    done = subprocess.run([sys.executable, "-m", "daemon.cli", "demo"], capture_output=True, text=True, cwd=ROOT, timeout=400, check=False)
     shown = done.stdout + done.stderr
     assert done.returncode == 0, shown
     assert [promise for promise in PROMISES if f"ok    {promise}" not in shown] == []
@@ -140,7 +141,7 @@ def test_the_demo_shows_all_it_promises_and_leaves_nothing_running() -> None:
 @pytest.mark.slow
 def test_the_demo_says_what_it_did_not_show_when_its_time_is_too_short() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "daemon.cli", "demo", "--seconds", "6"], capture_output=True, text=True, cwd=ROOT, timeout=120, check=False
+        [sys.executable, "-m", "daemon.cli", "demo", "--seconds", "6"], capture_output=True, text=True, cwd=ROOT, timeout=300, check=False
     )
     assert done.returncode == 1, done.stdout + done.stderr
     assert "the demo did not show" in done.stdout

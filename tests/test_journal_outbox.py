@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from daemon.journal.schema import STATE_MIGRATIONS
 from daemon.journal.store import Entry, Journal, OutboxItem
 
 
@@ -35,6 +37,14 @@ def test_only_the_head_of_each_lane_is_due(journal: Journal) -> None:
     assert due(journal, 100) == ["a1", "p1"]
     assert due(journal, 99) == []
     assert due(journal, 100, unordered=frozenset({"desk"})) == ["a1", "p1", "a2", "a3"]
+
+
+def test_one_endpoints_lane_is_handed_out_whole_and_what_is_retried_later_holds_nobody_up(journal: Journal) -> None:
+    assert [d.id for d in journal.lane("desk", 100)] == ["a1", "a2", "a3"]
+    assert journal.lane("desk", 99) == []
+    journal.mark_failed(position(journal, "a1"), 110, "nobody", 500).result()
+    assert [d.id for d in journal.lane("desk", 110)] == ["a2", "a3"]
+    assert [d.id for d in journal.lane("desk", 500, 2)] == ["a1", "a2"]
 
 
 def test_a_delivery_lets_the_next_of_its_lane_go(journal: Journal) -> None:
@@ -97,3 +107,130 @@ def test_nothing_is_due_when_nothing_waits(tmp_path: Path) -> None:
     with Journal.open(tmp_path / "other.db") as journal:
         assert journal.next_delivery_due() is None
         assert journal.due_deliveries(1 << 60) == []
+
+
+# --- groups and endpoints ---------------------------------------------------------------------------------------------
+
+
+def held(id: str, at: int = 100, *, urgent: bool = False, reminder: bool = False) -> OutboxItem:
+    return OutboxItem(
+        id=id, endpoint="chat", body=f'{{"id":"{id}"}}', severity="warning", created_at=at, urgent=urgent, group="g", reminder=reminder
+    )
+
+
+def carrier(at: int) -> OutboxItem:
+    return OutboxItem(id="h1.group", endpoint="chat", body="{}", severity="warning", created_at=at)
+
+
+def test_message_with_a_group_is_on_no_lane_until_it_is_released(journal: Journal) -> None:
+    journal.send([held("h1"), held("h2", 120, urgent=True), held("h3", 130, reminder=True)]).result()
+
+    assert due(journal, 200) == ["a1", "p1"]
+    (group,) = journal.held_groups()
+    assert (group.endpoint, group.group, group.count, group.first_at, group.urgent_at, group.reminder_at) == ("chat", "g", 3, 100, 120, 130)
+    assert group.told_at is None
+
+    journal.release(journal.group_members("chat", "g", 10)[0].position, 150).result()
+
+    assert due(journal, 200) == ["a1", "p1", "h1"]
+    assert journal.held_groups()[0].told_at == 150
+
+
+def test_members_share_the_fate_of_the_message_that_tells_them(journal: Journal) -> None:
+    journal.send([held("h1"), held("h2")]).result()
+    positions = [m.position for m in journal.group_members("chat", "g", 10)]
+
+    journal.coalesce(positions, carrier(150)).result()
+
+    assert journal.held_groups() == []
+    assert due(journal, 150) == ["a1", "p1", "h1.group"]
+    (group,) = journal.messages_of("h1.group")
+    assert [(m.id, m.status, m.settled_at) for m in journal.carried_by(group.position)] == [("h1", "grouped", 150), ("h2", "grouped", 150)]
+    assert journal.waiting_deliveries() == 5
+
+
+def test_message_that_was_told_already_is_not_told_by_a_second_group(journal: Journal) -> None:
+    journal.send([held("h1"), held("h2")]).result()
+    first, second = (m.position for m in journal.group_members("chat", "g", 10))
+    journal.coalesce([first, second], carrier(150)).result()
+    other = OutboxItem(id="again.group", endpoint="chat", body="{}", severity="warning", created_at=160)
+
+    journal.coalesce([second], other).result()
+
+    assert [m.id for m in journal.carried_by(journal.messages_of("h1.group")[0].position)] == ["h1", "h2"]
+    assert journal.failure is None
+
+
+def test_urgent_message_overtakes_a_head_that_waits_and_is_overtaken_by_nothing(journal: Journal) -> None:
+    journal.send([OutboxItem(id="u1", endpoint="desk", body="{}", severity="critical", created_at=100, urgent=True)]).result()
+    assert due(journal, 100) == ["u1", "a1", "p1"]
+
+    for id in ("a1", "a2", "a3"):
+        journal.mark_delivered(position(journal, id), 110).result()
+    journal.send([item("a4")]).result()
+    journal.mark_failed(position(journal, "u1"), 110, "503", retry_at=500).result()
+
+    assert due(journal, 200) == ["p1"]
+    assert due(journal, 500) == ["u1", "p1"]
+
+
+def test_spared_endpoint_gets_what_is_urgent_only(journal: Journal) -> None:
+    journal.send([OutboxItem(id="u1", endpoint="desk", body="{}", severity="critical", created_at=100, urgent=True)]).result()
+
+    found = journal.due_deliveries(100, spared=frozenset({"desk"}))
+
+    assert [delivery.id for delivery in found] == ["u1", "p1"]
+
+
+def test_failures_of_an_endpoint_are_counted_until_it_takes_something(tmp_path: Path, journal: Journal) -> None:
+    for at in (110, 120):
+        journal.endpoint_failed("desk", at, "503", at + 7).result()
+    journal.mark_failed(position(journal, "a1"), 120, "503", retry_at=9_000).result()
+    journal.close()
+
+    with Journal.open(tmp_path / "state.db") as again:
+        record = again.endpoint_records()["desk"]
+        assert (record.failures, record.failed_at, record.error, record.not_before) == (2, 120, "503", 127)
+        again.mark_delivered(position(again, "a2"), 130).result()
+        record = again.endpoint_records()["desk"]
+        assert (record.failures, record.delivered, record.delivered_at, record.not_before) == (0, 1, 130, 0)
+        # It takes messages again: what waited for a further try need not wait any longer.
+        assert due(again, 130) == ["a1", "p1"]
+
+
+def test_disabled_endpoint_is_so_until_it_is_enabled(journal: Journal) -> None:
+    journal.disable_endpoint("desk", 110, "410 gone").result()
+    assert journal.endpoint_records()["desk"].disabled_at == 110
+    journal.endpoint_failed("desk", 120, "503").result()
+    assert journal.endpoint_records()["desk"].disabled_reason == "410 gone"
+
+    journal.enable_endpoint("desk", 130).result()
+
+    record = journal.endpoint_records()["desk"]
+    assert (record.disabled_at, record.disabled_reason, record.failures) == (None, "", 0)
+
+
+def test_outbox_of_the_first_version_is_carried_over_with_its_places(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    old = sqlite3.connect(path)
+    old.executescript(f"BEGIN;{STATE_MIGRATIONS[0]};PRAGMA user_version = 1;COMMIT;")
+    rows = [("w", "desk", "warning", "waiting", 2, 500), ("c", "desk", "critical", "waiting", 0, 100)]
+    rows += [("d", "page", "warning", "dead", 4, 100), ("t", "desk", "warning", "delivered", 1, 100)]
+    for id_, endpoint, severity, status, attempts, next_due in rows:
+        old.execute(
+            "INSERT INTO outbox (id, endpoint, body, severity, created_at, status, attempts, next_due, settled_at, error) "
+            "VALUES (?, ?, '{}', ?, 100, ?, ?, ?, 300, 'x')",
+            (id_, endpoint, severity, status, attempts, next_due),
+        )
+    old.commit()
+    old.close()
+
+    with Journal.open(path) as journal:
+        kept = [(m.position, m.id, m.status, m.attempts) for m in reversed(journal.messages())]
+        assert kept == [(1, "w", "waiting", 2), (2, "c", "waiting", 0), (3, "d", "dead", 4), (4, "t", "delivered", 1)]
+        assert [m.id for m in journal.messages() if m.urgent] == ["c"]
+        assert due(journal, 200) == ["c"]
+        assert due(journal, 500) == ["c", "w"]
+        assert journal.endpoint_records()["desk"].delivered == 1
+        journal.send([item("new")]).result()
+        assert journal.messages_of("new")[0].position == 5

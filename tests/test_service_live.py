@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
-from service_processes import RUNBOOK, Venue, ended, free_port, lay_out, spawn, tail, until
+from service_processes import RUNBOOK, WAIT_S, Venue, ended, free_port, lay_out, spawn, tail, until
 
 from daemon.app.verifying import verify_entries
 from daemon.engine.codec import decode
@@ -171,7 +171,7 @@ async def test_daemon_stops_acting_and_ends_with_code_three_when_the_journal_can
     await daemon.venue.start(daemon.folder / "scenario.yaml", SPEED, daemon.folder / "sim.log")
     await limited(daemon, ["run", "--config", str(daemon.folder / "reefd.yaml"), "--log", "json"], kilobytes=260)
     assert daemon.process is not None
-    assert await asyncio.wait_for(daemon.process.wait(), 60) == 3, tail(daemon.log)
+    assert await asyncio.wait_for(daemon.process.wait(), WAIT_S) == 3, tail(daemon.log)
     said = tail(daemon.log)
     assert "the journal cannot commit" in said
     assert "Traceback" not in said
@@ -214,7 +214,7 @@ async def test_halted_venue_degrades_the_status_and_names_the_instances_that_it_
     await daemon.venue.start(daemon.folder / "scenario.yaml", 100.0, daemon.folder / "sim.log")
     await daemon.start()
     await daemon.wait_for('"action.finished"')
-    async with httpx.AsyncClient(trust_env=False, timeout=5.0) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=WAIT_S) as client:
         (await client.post(f"{daemon.venue.url}/sim/shocks", json={"kind": "venue_halt", "for": "20m"})).raise_for_status()
     await daemon.wait_for('"venue.blind"')
     await asyncio.sleep(0.5)
@@ -242,7 +242,7 @@ async def test_daemon_whose_simulated_venue_is_started_anew_says_that_it_must_be
 
 async def test_daemon_that_shares_a_clock_nobody_tells_ends_with_code_two_and_one_message(daemon: Running) -> None:
     process = await daemon.start()
-    assert await asyncio.wait_for(process.wait(), 30) == 2
+    assert await asyncio.wait_for(process.wait(), WAIT_S) == 2
     said = tail(daemon.log)
     assert "start `reefd sim` first" in said
     assert "Traceback" not in said
@@ -252,7 +252,7 @@ async def test_daemon_that_shares_a_clock_nobody_tells_ends_with_code_two_and_on
 async def test_first_start_with_broken_runbooks_ends_with_code_one_and_every_mistake(daemon: Running, right: str, wrong: str) -> None:
     lay_out(daemon.folder, daemon.venue.port, clock="wall", runbook=RUNBOOK.replace(right, wrong))
     process = await daemon.start()
-    assert await asyncio.wait_for(process.wait(), 30) == 1
+    assert await asyncio.wait_for(process.wait(), WAIT_S) == 1
     said = tail(daemon.log)
     assert wrong.split()[0].rstrip(":") in said
     assert "Traceback" not in said
@@ -266,6 +266,6 @@ async def test_venue_on_a_port_in_use_ends_with_code_two_and_one_message(daemon:
         port = taken.getsockname()[1]
         log = daemon.folder / "sim.log"
         process = await spawn("sim", "--scenario", str(daemon.folder / "scenario.yaml"), "--port", str(port), "--speed", "1", log=log)
-        assert await asyncio.wait_for(process.wait(), 30) == 2
+        assert await asyncio.wait_for(process.wait(), WAIT_S) == 2
     assert str(port) in tail(log)
     assert "Traceback" not in tail(log)

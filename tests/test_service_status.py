@@ -12,7 +12,8 @@ import pytest
 from service_processes import RUNBOOK
 from service_world import ORIGIN_NS
 
-from daemon.app.live import describe_gates, load_set, read_simulated
+from daemon.app.connections import read_simulated
+from daemon.app.reading import describe_gates, load_set
 from daemon.app.status import Publication, degraded, show
 from daemon.engine.state import Closure
 from daemon.service.clock import AcceleratedClock

@@ -26,7 +26,7 @@ from daemon.engine.engine import Engine
 from daemon.engine.events import FeedFailed, Observed, OperatorCommand, Row, RunbooksLoaded, Scheduled
 from daemon.engine.limits import HouseLimits
 from daemon.engine.records import TimerTaken, TriggerChanged
-from daemon.errors import EdgeError, UserError
+from daemon.errors import EdgeError, SettingsError, UserError
 from daemon.journal.store import Journal
 from daemon.runbook.load import load_text
 from daemon.service.apart import apart
@@ -143,6 +143,21 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> Runner:
 
 def due_of(question: Question) -> int:
     return question.seed * NS
+
+
+def test_a_route_whose_model_nobody_knows_is_an_error_at_the_start(tmp_path: Path) -> None:
+    bridge = "bridge: {adapter: simulated, url: http://127.0.0.1:1}\nchains: {arbitrum: {}}\n"
+    route = bridge + "routes: {fast: {from: arbitrum, to: dydx, model: %s}}\n"
+
+    async def main() -> None:
+        House(settings(route % "skip-go-fast"))
+        with pytest.raises(SettingsError, match=r"routes\.\*\.model: route 'fast': 'skip-go-fest' is no model .*\n.* skip-go-fast,"):
+            House(settings(route % "skip-go-fest"))
+        # A world that is not there yet is told at the first run; so is what it does not know.
+        later = SETTINGS.replace("config/worlds/gbm.yaml", str(tmp_path / "later.yaml"))
+        House(parse_settings(later + route % "skip-go-fest", "reefd.yaml"))
+
+    run_virtual(main())
 
 
 def test_stress_is_asked_of_the_live_book_with_the_runbooks_in_force_and_makes_a_runbook_act(runner: Runner) -> None:
@@ -416,7 +431,7 @@ async def test_worker_ends_when_its_parent_is_gone() -> None:
     process.stdin.write(b"%d\n%s" % (len(body), body))
     await process.stdin.drain()
     process.stdin.close()
-    assert await asyncio.wait_for(process.wait(), 60.0) == 4
+    assert await asyncio.wait_for(process.wait(), PLAYED_S) == 4
     os.close(held)
     os.close(never)
 
@@ -427,7 +442,7 @@ async def test_worker_ends_when_its_parent_is_gone() -> None:
 GBM = (ROOT / "config/worlds/gbm.yaml").read_text(encoding="utf-8")
 STRESSED = "stress: {{world: {world}, every: 5m, paths: 16, horizon: 24h}}\n"
 SPEED = 5.0
-PLAYED_S = 120.0  # the process that plays yields to everything else on this machine
+PLAYED_S = 300.0  # the process that plays yields to everything else on this machine
 
 
 @pytest_asyncio.fixture

@@ -242,3 +242,58 @@ def test_stress_is_off_without_its_section_and_its_mistakes_say_what_to_write() 
     assert any("found 1h30m; write whole hours, for example 24h" in line for line in said)
     assert any("from 1s to 24h" in line for line in said)
     assert len(said) == 6
+
+
+def test_heartbeat_has_an_address_and_a_cadence_within_bounds() -> None:
+    settings = parse_settings("heartbeat: {url: 'https://watch.example.com/ping', every: 2m}", "reefd.yaml")
+    endpoint = settings.heartbeat_endpoint()
+    assert endpoint is not None
+    assert (endpoint.url, endpoint.secrets, endpoint.allow_private) == ("https://watch.example.com/ping", (), False)
+    with pytest.raises(SettingsError, match="from 10s to 1h"):
+        parse_settings("heartbeat: {url: 'https://watch.example.com/ping', every: 1s}", "reefd.yaml")
+
+
+# --- the operator's surface ------------------------------------------------------------------------------------------------
+
+
+def test_reading_is_open_on_the_loopback_alone_and_not_behind_a_proxy() -> None:
+    assert parse_settings(VENUE, "reefd.yaml").http.reading_is_open()
+    for written in ("http: {host: 0.0.0.0}", "http: {public_url: https://reefd.example.com}", "http: {hosts: [reefd.lan]}"):
+        assert not parse_settings(VENUE + written, "reefd.yaml").http.reading_is_open(), written
+    assert parse_settings(VENUE + "http: {hosts: [reefd.lan], open_reading: true}", "reefd.yaml").http.reading_is_open()
+    assert not parse_settings(VENUE + "http: {open_reading: false}", "reefd.yaml").http.reading_is_open()
+
+
+def test_a_surface_that_others_can_reach_needs_a_token(tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens.yaml"
+    settings = parse_settings(f"{VENUE}http: {{host: 0.0.0.0, tokens: {tokens}}}", "reefd.yaml")
+    with pytest.raises(SettingsError, match=r"reefd token new NAME --role admin, or write host: 127\.0\.0\.1"):
+        settings.listens()
+    tokens.write_text("tokens:\n", encoding="utf-8")
+    with pytest.raises(SettingsError, match="there is no token"):
+        settings.listens()
+    tokens.write_text("tokens:\n  - name: ana\n", encoding="utf-8")
+    assert settings.listens() == settings.http
+    assert parse_settings(VENUE + "http: {host: 0.0.0.0, enabled: false}", "reefd.yaml").listens() is None
+    assert parse_settings(VENUE, "reefd.yaml").listens() is not None
+
+
+def test_the_port_of_the_surface_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REEFD_HTTP__PORT", "9001")
+    monkeypatch.setenv("REEFD_TOKEN", "reefd_of-the-command-line")
+    assert parse_settings(VENUE, "reefd.yaml").http.own_url() == "http://127.0.0.1:9001"
+    assert parse_settings(VENUE + "http: {host: '::1'}", "reefd.yaml").http.own_url() == "http://[::1]:9001"
+
+
+def test_a_host_name_with_a_scheme_or_a_port_is_refused() -> None:
+    (complaint,) = complaints(VENUE + "http:\n  hosts: ['https://reefd.example.com']\n")
+    assert "write names without scheme and port, for example reefd.example.com" in complaint
+    (complaint,) = complaints(VENUE + "http: {port: 99999}\n")
+    assert "http.port" in complaint
+
+
+def test_tokens_and_reports_lie_beside_the_journal_where_nothing_else_is_said() -> None:
+    http = parse_settings("journal: {path: /srv/a/state.db}\nhttp: {reports: /srv/reports}", "reefd.yaml").http
+    assert (http.tokens, http.operator_token) == (Path("/srv/a/tokens.yaml"), Path("/srv/a/operator.token"))
+    assert http.reports == Path("/srv/reports")
+    assert parse_settings("house: x", "reefd.yaml").http.tokens == Path("var/tokens.yaml")

@@ -25,7 +25,7 @@ def test_a_port_in_use_is_one_clear_message_and_exit_2(capsys: pytest.CaptureFix
         taken.listen()
         port = taken.getsockname()[1]
         assert sim(CALM, port=port) == 2
-    assert capsys.readouterr().err == f"port {port} on 127.0.0.1 is in use; stop what listens there or choose another --port\n"
+    assert capsys.readouterr().err == f"port {port} on 127.0.0.1 is in use; stop what listens there or choose another port\n"
 
 
 @pytest.mark.parametrize(
@@ -69,21 +69,22 @@ def test_the_command_serves_an_accelerated_venue_until_it_is_stopped() -> None:
         assert process.stdout is not None
         first = process.stdout.readline()
         url = first.split(" at ")[1].split("/v4")[0]
-        with httpx.Client(base_url=url, timeout=10) as http:
-            for _ in range(50):
+        with httpx.Client(base_url=url, timeout=120) as http:
+            while True:
+                began = time.monotonic()
                 try:
                     clock = http.get("/sim/clock").json()
                     break
                 except httpx.ConnectError:
+                    assert process.poll() is None, process.communicate()
                     time.sleep(0.05)
-            began = time.monotonic()
             assert abs(clock["started_ns"] - time.time_ns()) < 60 * 10**9
             assert http.get(f"/v4/addresses/{ADDRESS}/subaccountNumber/0").json()["subaccount"]["equity"]
             later = http.get("/sim/clock").json()
             gone = time.monotonic() - began
-            assert 0 < (later["now_ns"] - clock["now_ns"]) / 1e9 / 60 < gone + 0.5
+            assert 0 < (later["now_ns"] - clock["now_ns"]) / 1e9 / 60 < gone
         process.send_signal(signal.SIGTERM)
-        _, told = process.communicate(timeout=10)
+        _, told = process.communicate(timeout=120)
         assert (process.returncode, told) == (0, "")
     finally:
         if process.poll() is None:

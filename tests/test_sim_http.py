@@ -17,7 +17,8 @@ from daemon.simulation.paths import HISTORY_H
 from daemon.simulation.scenario import parse_scenario
 from daemon.simulation.world import World
 from daemon.units import DAY_NS, HOUR_NS, NS, iso, parse_iso
-from daemon.web.sim import SimulatedVenue, VenueClock, bind, server
+from daemon.web.listening import bind
+from daemon.web.sim import SimulatedVenue, VenueClock, server
 
 
 class Venue:
@@ -402,7 +403,7 @@ def test_a_dropped_reply_breaks_the_connection_after_the_order_was_done(served: 
         "client_id": 7, "market": "BTC-USD", "side": "SELL", "size": "0.1", "limit_price": "97000", "reduce_only": True,
         "good_til": START + HOUR_NS,
     }  # fmt: skip
-    with httpx.Client(base_url=served, timeout=5) as http:
+    with httpx.Client(base_url=served, timeout=60) as http:
         with pytest.raises(httpx.RemoteProtocolError):
             http.post("/sim/orders", json=body)
         assert http.get(f"/sim/orders/{ADDRESS}/0/7").json()["status"] == "FILLED"

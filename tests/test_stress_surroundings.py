@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from stress_paths import MARKETS, PRICES, ROUTES, START, same, source, world, written
 
+from daemon.errors import UserError
 from daemon.simulation.stress.backtest import uniformity
-from daemon.simulation.stress.surroundings import delay_quantile
+from daemon.simulation.stress.surroundings import check_models, delay_quantile
 from daemon.world.entities import Kind
 
 # --- chains, routes, delays -------------------------------------------------------------------------------------------------------------
@@ -49,6 +51,20 @@ def test_facts_come_in_order_and_begin_with_what_everything_tells() -> None:
         (Kind.ROUTE, "fast"),
     }  # fmt: skip
     assert all(START <= fact.at <= path.at[-1] for fact in path.facts)
+
+
+def test_a_route_whose_model_nobody_knows_is_an_error_that_names_those_that_are_known() -> None:
+    own = written(BUSY.replace("routes: {", "routes: {our-bridge: {typical: 3m, source: a}, "))
+    check_models(own, {"a": "", "b": "our-bridge", "c": "skip-go-fast"})  # the world's default, its own, a real one without a law here
+    with pytest.raises(UserError) as told:
+        check_models(own, {"a": "skip-go-fats", "b": "default", "c": ""})
+    first, second, known = str(told.value).split("\n")
+    assert first.startswith("route 'a': 'skip-go-fats' is no model of a route; did you mean 'skip-go-fast")
+    assert second == "route 'b': 'default' is no model of a route"
+    assert known.startswith("models that world 'written' or reefd knows: ")
+    assert {"our-bridge", "across", "skip-go-regular"} <= {*known.partition(": ")[2].split(", ")}
+    with pytest.raises(UserError, match="route 'cctp': 'over-there' is no model"):
+        source(own, routes=(replace(ROUTES[0], model="over-there"),))
 
 
 def test_delays_have_the_median_the_slow_tail_and_the_share_that_never_arrives() -> None:

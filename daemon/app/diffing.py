@@ -12,9 +12,9 @@ from daemon.app.evaluating import standing, standing_text
 from daemon.app.execution import Choice, Execution
 from daemon.app.replaying import house_limits, recorded_course, require_history
 from daemon.engine.limits import HouseLimits
-from daemon.errors import RunbookError, UserError
+from daemon.errors import RunbookError
 from daemon.journal.recording import Recording
-from daemon.runbook.load import load_paths
+from daemon.runbook.load import load_paths, there
 from daemon.runbook.model import Runbook
 from daemon.simulation.account import AccountSpec
 from daemon.simulation.account_file import load_account
@@ -50,9 +50,7 @@ def diff(
 
 
 def _runbooks(path: Path) -> tuple[Runbook, ...]:
-    if not path.exists():
-        raise UserError(f"{path}: no such file or folder; write a runbook's file, or a folder of them")
-    found = load_paths([path])
+    found = load_paths(there(path))
     if found.errors:
         raise RunbookError(found.errors)
     return found.runbooks

@@ -25,7 +25,7 @@ from daemon.language.problems import ExpressionError
 from daemon.language.slots import SLOT
 from daemon.language.terms import Derived, Elsewhere, Over, Read, Term, children
 from daemon.language.typing import Scope, Typed, check
-from daemon.runbook.load import load_paths
+from daemon.runbook.load import load_paths, there
 from daemon.runbook.model import Runbook
 from daemon.simulation.account import AccountSpec, SimulatedAccount, marks
 from daemon.simulation.account_file import load_account
@@ -179,7 +179,7 @@ def explain(runbook: Path, *, recording: Path, entity: str, at: str, json_format
 
     `account` gives sizes, collateral and margins as the account starts with them: a recording of markets has none.
     """
-    loaded = load_paths([runbook])
+    loaded = load_paths(there(runbook))
     if loaded.errors:
         raise RunbookError(loaded.errors)
     if len(loaded.runbooks) != 1:

@@ -9,57 +9,55 @@ everything here is wiring.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from daemon import __version__
+from daemon.app.connections import connect, read_clock
+from daemon.app.live_mqtt import LiveMqtt
 from daemon.app.live_stress import LiveStress, timer_of
+from daemon.app.reading import describe_gates, journal_path, load_set, log_style, read_house_limits
 from daemon.app.status import Publication, status_path
-from daemon.edges.bridge import BridgeEdge, BridgeFeed
-from daemon.edges.dydx.feed import MILLISECOND_NS, DydxFeed
-from daemon.edges.dydx.venue import DydxVenue
-from daemon.edges.http import HttpSource, RequestBudget
-from daemon.edges.protocol import Feed, VenueEdge, WriteMarks
-from daemon.edges.webhook import WebhookExecutor, WebhookSender, render
+from daemon.app.surface import House, Surface
+from daemon.app.telling import Telling, open_sender
+from daemon.edges.protocol import Feed
+from daemon.edges.webhook import WebhookSender
 from daemon.engine.actions import Notify
 from daemon.engine.codec import encode_as
 from daemon.engine.engine import Engine, Transition
 from daemon.engine.events import Event, OperatorCommand, RunbooksLoaded
-from daemon.engine.limits import HouseLimits, parse_house_limits
-from daemon.engine.state import Closure
-from daemon.errors import EdgeError, RunbookError, SettingsError, UserError
+from daemon.engine.limits import HouseLimits
+from daemon.errors import RunbookError, UserError
 from daemon.journal.entry import Delivery, JournalError
 from daemon.journal.store import Journal
-from daemon.runbook.load import Loaded, load_documents, load_paths
+from daemon.language.catalogue import CATALOGUE
+from daemon.runbook.load import Loaded, load_documents
 from daemon.runbook.model import Runbook
-from daemon.runbook.provided import unprovided
-from daemon.service.agreement import ClockWatch, Told
-from daemon.service.clock import AcceleratedClock, Clock, WallClock
+from daemon.service.alerts import Alerts
+from daemon.service.clock import Clock
 from daemon.service.dispatcher import Dispatcher
+from daemon.service.halting import HaltFlag
+from daemon.service.heartbeat import Heartbeat
 from daemon.service.inbox import Inbox
-from daemon.service.lanes import Lanes, wall
+from daemon.service.lanes import Lanes
 from daemon.service.logging import configure, log
 from daemon.service.loop import Loop, Mail
 from daemon.service.poller import HISTORY_PAUSE_MAX_NS, FeedHealth, Poller, fill_history, retry_history
 from daemon.service.recover import HALT_FLAG, Recovered, Standing, describe_topology, recover
+from daemon.service.rounds import Rounds, describe_lacking
 from daemon.service.scheduler import HOUSE_TIMERS, Scheduler
 from daemon.service.sight import Sight
 from daemon.service.stress import SIGNALS, STRESS
+from daemon.service.supervisor import Supervisor
+from daemon.service.views import ReadingView, StressView
 from daemon.settings import Settings, load_settings
-from daemon.units import MINUTE_NS, NS, iso
-from daemon.world.entities import Topology
+from daemon.units import MINUTE_NS, NS, iso, show
+from daemon.world.entities import PORTFOLIO_ID, Kind
 
-CANDLE_REQUESTS_PER_10S = 950  # the indexer allows 1000 from one address, apart from all other requests
 JOURNAL_FAILED = 3  # exit code: the journal cannot commit
-CLOCK_TRIES = 20  # a venue that is being started beside the daemon answers within seconds
-CLOCK_TRY_EVERY_S = 0.25
 
 
 def run(config: Path, *, dry_run: bool, log: str | None) -> int:
@@ -72,25 +70,9 @@ def run(config: Path, *, dry_run: bool, log: str | None) -> int:
     return asyncio.run(_live(settings, dry_run=dry_run))
 
 
-def log_style(configured: str, asked: str | None, *, terminal: bool) -> str:
-    """`json` or `console`: what the command line asks, else the settings, `auto` by whether a person is looking."""
-    wanted = asked or configured
-    if wanted == "auto":
-        return "console" if terminal else "json"
-    return wanted
-
-
-def journal_path(settings: Settings, *, dry_run: bool) -> tuple[Path, Path]:
-    """State and feed file. A dry run keeps a journal of its own: its rejected actions must never look like the real ones' past."""
-    state, feed = settings.journal.path, settings.journal.feed()
-    if dry_run:
-        return state.with_name(f"dry-run-{state.name}"), feed.with_name(f"dry-run-{feed.name}")
-    return state, feed
-
-
 async def _live(settings: Settings, *, dry_run: bool) -> int:
     house = read_house_limits(settings.limits)
-    endpoints = WebhookSender(settings.endpoints())
+    endpoints = open_sender(settings)
     clock = await read_clock(settings)
     state, feed = journal_path(settings, dry_run=dry_run)
     try:
@@ -109,157 +91,6 @@ async def _live(settings: Settings, *, dry_run: bool) -> int:
         await asyncio.to_thread(journal.close)
 
 
-def read_house_limits(path: Path | None) -> HouseLimits:
-    """The house's limits; none where no file is configured. Raises SettingsError."""
-    if path is None:
-        return HouseLimits()
-    try:
-        document = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        why = (error.strerror or str(error)).lower()
-        raise SettingsError(f"{path}: {why}; `limits:` of the settings names the house limits") from error
-    except (YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise SettingsError(f"{path}: this is no YAML: {' '.join(str(error).split())}") from error
-    if document is None:
-        return HouseLimits()
-    if not isinstance(document, Mapping):
-        found = repr(document)[:60]
-        raise SettingsError(f"{path}: house limits are sections of limits, found {found}; write account: {{turnover_per_hour: ...}}")
-    return parse_house_limits(document, str(path))
-
-
-async def read_clock(settings: Settings) -> Clock:
-    """The wall clock, or the clock that the configured venue tells. Raises UserError when it does not."""
-    if settings.clock.follow == "wall":
-        return WallClock()
-    name = settings.clock.venue or next(iter(settings.venues), "")
-    if name not in settings.venues:
-        raise SettingsError("clock.follow: venue needs a venue; write clock: {follow: wall}")
-    address = settings.venues[name].order_api()
-    source = HttpSource(name=name, url=address, timeout_s=settings.lateness.request / NS)
-    try:
-        for attempt in range(CLOCK_TRIES):
-            try:
-                answer = await source.get("/sim/clock")
-                break
-            except EdgeError as error:
-                if attempt == CLOCK_TRIES - 1 or error.reason not in ("unreachable", "timeout"):
-                    raise UserError(
-                        f"the clock of venue {name!r} cannot be read at {address}: {error}; "
-                        "start `reefd sim` first, or write clock: {follow: wall} for a venue that keeps real time"
-                    ) from error
-                await asyncio.sleep(CLOCK_TRY_EVERY_S)
-    finally:
-        await source.close()
-    try:
-        speed, told = read_simulated(answer)
-    except ValueError as error:
-        message = f"{address}/sim/clock does not tell speed and now_ns: this is no simulated venue; write clock: {{follow: wall}}"
-        raise UserError(message) from error
-    return AcceleratedClock(speed=speed, now_ns=told.now)
-
-
-def read_simulated(answer: object) -> tuple[float, Told]:
-    """Speed and time of a `/sim/clock` answer. Raises ValueError when it is none."""
-    try:
-        assert isinstance(answer, dict)
-        speed = float(answer["speed"])
-        assert speed > 0
-        return speed, Told(now=int(answer["now_ns"]), started=int(answer.get("started_ns", 0)))
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
-        raise ValueError("no answer of a simulated venue's clock") from error
-
-
-def watch_clocks(settings: Settings, clock: Clock, edges: Edges) -> None:
-    """Add a watch of the one clock that is followed, or of each venue's against the wall's."""
-    if settings.clock.follow == "venue":
-        name = settings.clock.venue or next(iter(settings.venues))
-        source = HttpSource(name=f"{name}.clock", url=settings.venues[name].order_api(), timeout_s=settings.lateness.request / NS)
-
-        async def ask_simulated() -> Told:
-            try:
-                return read_simulated(await source.get("/sim/clock"))[1]
-            except ValueError as error:
-                raise EdgeError(str(error), edge=name, reason="wrong_shape", retryable=False) from error
-
-        edges.watches.append(ClockWatch(venue=name, clock=clock, ask=ask_simulated, simulated=True))
-        edges.closers.append(source.close)
-        return
-    for feed in edges.feeds:
-        if isinstance(feed, DydxFeed):
-            edges.watches.append(ClockWatch(venue=feed.name, clock=clock, ask=partial(_ask_venue, feed), simulated=False))
-
-
-async def _ask_venue(feed: DydxFeed) -> Told:
-    return Told(now=await feed.time())
-
-
-def load_set(path: Path, topology: Topology, *, stressed: bool = True) -> Loaded:
-    """The runbooks of a file or folder; what no venue of the topology provides is an error like any other, and so are the signals of the
-    stress where none is scheduled."""
-    loaded = load_paths([path])
-    lacking = unprovided(loaded.runbooks, topology, () if stressed else SIGNALS)
-    return replace(loaded, errors=tuple(sorted([*loaded.errors, *lacking], key=lambda d: (d.file, d.line, d.column, d.code))))
-
-
-def describe_gates(gates: Mapping[str, Sequence[Closure]]) -> list[dict[str, str]]:
-    """Every closing of a gate that stands: `what` is closed, by whom, since when and why."""
-    return [
-        {"what": key.partition("/")[2] or "everything", "by": closure.by, "since": iso(closure.at), "reason": closure.reason}
-        for key, closures in sorted(gates.items())
-        for closure in closures
-    ]
-
-
-@dataclass(slots=True, kw_only=True)
-class Edges:
-    """Everything on the network, and how to close it."""
-
-    feeds: list[Feed] = field(default_factory=list)
-    hands: list[VenueEdge] = field(default_factory=list)
-    watches: list[ClockWatch] = field(default_factory=list)
-    closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
-
-    async def close(self) -> None:
-        """Close every connection."""
-        for close in self.closers:
-            await close()
-
-
-def connect(settings: Settings, clock: Clock, sender: WebhookSender) -> Edges:
-    """The feeds and venues of the settings; nothing is sent yet."""
-    edges, marks = Edges(), WriteMarks()
-    timeout_s = settings.lateness.request / NS
-    for name, venue in settings.venues.items():
-        budget = RequestBudget(clock=clock, limit=venue.requests_per_10s)
-        candle_budget = RequestBudget(clock=clock, limit=CANDLE_REQUESTS_PER_10S)
-        source, candles = (
-            HttpSource(
-                name=name, url=venue.url, budget=each, timeout_s=timeout_s, retry_after_unit_ns=MILLISECOND_NS, proxy=venue.proxy
-            )
-            for each in (budget, candle_budget)
-        )
-        orders = None
-        if venue.orders == "simulated":
-            orders = HttpSource(name=f"{name}.orders", url=venue.order_api(), timeout_s=timeout_s, proxy=venue.proxy)
-        feed = DydxFeed(settings.feed_plan(name), source=source, clock=clock, candles=candles, marks=marks)
-        hands = DydxVenue(venue=name, accounts=settings.accounts(name), indexer=source, orders=orders, marks=marks)
-        edges.feeds.append(feed)
-        edges.hands.append(hands)
-        edges.closers += [feed.close, hands.close]
-    plan = settings.bridge_plan()
-    if plan is not None and settings.bridge is not None:
-        source = HttpSource(name=plan.name, url=settings.bridge.url, timeout_s=timeout_s)
-        accounts = [account for name in settings.venues for account in settings.accounts(name)]
-        edges.feeds.append(BridgeFeed(plan, source=source, clock=clock))
-        edges.hands.append(BridgeEdge(name=plan.name, routes=plan.routes, accounts=accounts, source=source, marks=marks))
-        edges.closers.append(source.close)
-    edges.hands.append(WebhookExecutor(sender, wall=wall, at=clock.now))
-    edges.closers.append(sender.close)
-    watch_clocks(settings, clock, edges)
-    return edges
-
-
 class Daemon:
     """One running daemon: what is wired together, and what happens on a signal."""
 
@@ -275,11 +106,28 @@ class Daemon:
         self._topology = settings.topology()
         self._edges = connect(settings, clock, sender)
         self._inbox = Inbox()
+        self._flag = HaltFlag(settings.halt_file)
         self._engine = Engine(topology=self._topology, house=house, build=__version__, documents=journal.document)
         self._dispatcher = Dispatcher(
-            edges=self._edges.hands, inbox=self._inbox, clock=clock, dry_run=dry_run, refuse=self._halt_flag_text
+            edges=self._edges.hands, inbox=self._inbox, clock=clock, dry_run=dry_run, refuse=self._flag.text
         )
-        self._lanes = Lanes(journal=journal, sender=sender, clock=clock, raise_alarm=self._alarm)
+        broker = settings.mqtt_broker()
+        self._mqtt: LiveMqtt | None = None
+        if broker is not None:
+            self._mqtt = LiveMqtt(
+                settings=settings,
+                broker=broker,
+                journal=journal,
+                inbox=self._inbox,
+                clock=clock,
+                raise_alarm=self._alarm,
+                dry_run=dry_run,
+            )
+        elsewhere = frozenset() if self._mqtt is None else self._mqtt.serves
+        self._lanes = Lanes(journal=journal, sender=sender, clock=clock, raise_alarm=self._alarm, elsewhere=elsewhere)
+        self.alerts = Alerts(
+            journal=journal, sender=sender, clock=clock, house=settings.house, channels=settings.channels, look=self._lanes.look
+        )
         self._healths: list[FeedHealth] = []
         self._standing = Standing()
         self._stress: LiveStress | None = None
@@ -290,13 +138,49 @@ class Daemon:
         timers = (*HOUSE_TIMERS, timer_of(settings.stress)) if settings.stress is not None else HOUSE_TIMERS
         self._scheduler = Scheduler(timers=timers, inbox=self._inbox, clock=clock)
         self._sight = Sight()
-        self._judged: set[tuple[str, str]] = set()  # instances whose triggers were known since the start
+        self._rounds = Rounds(self._engine)
         self._flag_asked: bool | None = None  # what the halt flag last made us ask of the engine
         self._reload_error = ""
         self._reloading: asyncio.Task[None] | None = None
         self._stop_by: int | None = None  # real ns
         self._loop: Loop | None = None
         self._publication = Publication(path=status_path(journal.path), clock=clock)
+        self._supervisor = Supervisor.of(os.environ, pid=os.getpid())
+        self._surface = Surface(
+            House(
+                settings=settings,
+                topology=self._topology,
+                engine=self._engine,
+                clock=clock,
+                journal=journal,
+                inbox=self._inbox,
+                flag=self._flag,
+                alerts=self.alerts,
+                ready=self._unready,
+                reload=self._reload_asked,
+                stress=self._stress_view,
+                rounds=self._rounds,
+                timers=self._scheduler.upcoming,
+            )
+        )
+        self._heartbeat = self._make_heartbeat()
+
+    def _make_heartbeat(self) -> Heartbeat | None:
+        endpoint, spec = self._settings.heartbeat_endpoint(), self._settings.heartbeat
+        if endpoint is None or spec is None:
+            return None
+        sender = WebhookSender([endpoint])
+        self._edges.closers.append(sender.close)
+        return Heartbeat(sender=sender, every_s=spec.every / NS, unfit=self._unfit, says=self._says)
+
+    def _unfit(self) -> str:
+        """Why this daemon cannot do its work, as far as it can tell; empty when it can."""
+        blind = ", ".join(f"{venue}: its last block is {age_s:.0f} s old" for venue, age_s in self._sight.blind.items())
+        return blind or ("this journal is a restored backup: nothing is sent" if self._journal.restored else "")
+
+    def _says(self) -> Mapping[str, object]:
+        seq, head = self._journal.head()
+        return {"house": self._settings.house, "build": __version__, "halted": self._flag.text(), "anchor": f"{seq}:{head}"}
 
     # --- start and stop -----------------------------------------------------------------------------------------------
 
@@ -325,7 +209,11 @@ class Daemon:
             inbox=self._inbox,
             clock=self._clock,
             dispatcher=self._dispatcher,
-            mail=Mail(channels=self._settings.channels, compose=self._compose),
+            mail=Mail(
+                channels=self._settings.channels,
+                compose=Telling(engine=self._engine, journal=self._journal, house=self._settings.house).compose,
+                endpoints=self._sender.endpoints,
+            ),
             position=recovered.position,
             build=__version__,
             each_turn=self._each_turn,
@@ -357,20 +245,32 @@ class Daemon:
             self._healths.append(self._stress.health)
             self._stress.resume()
         self._listen()
+        desk = self._surface.open(asyncio.get_running_loop(), at=recovered.position.at, seq=recovered.position.seq)
+        if self._mqtt is not None:
+            self._mqtt.serve(desk, self._surface.authorise)
         background = [asyncio.create_task(self._watch(feed), name=feed.name) for feed in self._edges.feeds if feed.polls]
         background += [asyncio.create_task(watch.run(), name="clock watch") for watch in self._edges.watches]
         if not self._dry_run:
             background.append(asyncio.create_task(self._lanes.run(), name="lanes"))
+            if self._heartbeat is not None:
+                background.append(asyncio.create_task(self._heartbeat.run(), name="heartbeat"))
+        if self._mqtt is not None:
+            self._healths += [self._mqtt.health] if self._mqtt.health is not None else []
+            background.append(asyncio.create_task(self._mqtt.run(), name="mqtt"))
         turning = asyncio.create_task(loop.run(), name="loop")
+        self._supervisor.ready(f"{len(runbooks)} runbooks in force")
         try:
             # A task of the background never ends by itself: if one does, that is a fault of ours and ends the daemon.
             done, _ = await asyncio.wait([turning, *background], return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
+            await self._surface.close()
             self._scheduler.stop()
             if self._stress is not None:
                 await self._stress.stop()
+            if self._mqtt is not None:
+                await self._mqtt.stop()
             for task in (turning, *background):
                 task.cancel()
             await asyncio.gather(turning, *background, return_exceptions=True)
@@ -404,6 +304,7 @@ class Daemon:
         """Stop after what is on the wire has settled, at most `lateness.stop`; asked twice, at once."""
         now = self._clock.real_ns()
         self._stop_by = now if self._stop_by is not None else now + self._settings.lateness.stop
+        self._supervisor.stopping()
         log().info("daemon.stopping", in_flight=len(self._dispatcher.in_flight))
 
     async def _watch(self, feed: Feed) -> None:
@@ -439,6 +340,13 @@ class Daemon:
 
     def _load_set(self) -> Loaded:
         return load_set(self._settings.runbooks, self._topology, stressed=self._stress is not None)
+
+    async def _reload_asked(self) -> str:
+        """Read the runbooks anew because a person asked; empty, or the errors that keep the old set in force."""
+        self.reload()
+        if self._reloading is not None:
+            await self._reloading
+        return self._reload_error
 
     async def _reload(self) -> None:
         loaded = await asyncio.to_thread(self._load_set)
@@ -492,6 +400,7 @@ class Daemon:
     # --- every turn ---------------------------------------------------------------------------------------------------
 
     def _each_turn(self) -> None:
+        self._supervisor.turned(self._surface.line)
         self._follow_halt_flag()
         assert self._loop is not None
         if self._stop_by is not None:
@@ -499,7 +408,9 @@ class Daemon:
             if settled or self._clock.real_ns() >= self._stop_by:
                 self._loop.stop()
         if self._publication.due():
-            self._publication.publish(self._status())
+            page = self._status()
+            self._publication.publish(page)
+            self._surface.publish(page, self._loop.turns)
 
     def _committed(self, event: Event, transition: Transition) -> None:
         self._standing.follow(event)
@@ -508,28 +419,22 @@ class Daemon:
             self._standing.follow(record)
         if any(isinstance(action, Notify) for action in transition.actions):
             self._lanes.look()
+            if self._mqtt is not None:
+                self._mqtt.look()
         if self._stress is not None:
             self._stress.follow(transition.records)
-
-    def _halt_flag_text(self) -> str:
-        """Why nothing may be sent, empty when it may: the flag counts before the engine has heard of it."""
-        try:
-            text = self._settings.halt_file.read_text(encoding="utf-8", errors="replace").strip()
-        except FileNotFoundError:
-            return ""
-        except OSError as error:
-            return f"the halt flag {self._settings.halt_file} cannot be read ({error.strerror})"
-        return f"halted by {self._settings.halt_file}{': ' + text.splitlines()[0][:200] if text else ''}"
+        assert self._loop is not None
+        self._surface.follow(event, transition, self._loop.position.seq)
 
     def _follow_halt_flag(self) -> None:
-        there = self._settings.halt_file.exists()
+        there = self._flag.there()
         if self._flag_asked is None:
             self._flag_asked = bool(self._standing.halt_flag)
         if there == self._flag_asked:
             return
         self._flag_asked = there
         verb = "halt" if there else "resume"
-        reason = self._halt_flag_text() if there else f"{self._settings.halt_file} was removed"
+        reason = self._flag.text() if there else f"{self._settings.halt_file} was removed"
         log().warning("halt.flag_set" if there else "halt.flag_removed", path=str(self._settings.halt_file))
         self._inbox.put(
             OperatorCommand(at=0, command_id=f"{HALT_FLAG}{self._clock.now()}", actor="halt flag", verb=verb, reason=reason)
@@ -537,29 +442,11 @@ class Daemon:
 
     def _refuse_on_backup(self) -> None:
         """A restored backup does not know what was done after it was made: it only reconciles until a person removes the flag."""
-        flag = self._settings.halt_file
-        flag.parent.mkdir(parents=True, exist_ok=True)
-        if not flag.exists():
-            flag.write_text("this journal is a restored backup: compare it with the venue, then remove this file\n", encoding="utf-8")
-        log().error("journal.restored", consequence="nothing is sent", remove=str(flag))
+        if not self._flag.there():
+            self._flag.set("this journal is a restored backup: compare it with the venue, then remove this file")
+        log().error("journal.restored", consequence="nothing is sent", remove=str(self._flag.path))
 
     # --- telling ------------------------------------------------------------------------------------------------------
-
-    def _compose(self, notify: Notify, at: int, seq: int) -> str:
-        head_seq, head = self._journal.head()
-        content = {
-            "action_id": notify.action_id,
-            "run_id": notify.run_id,
-            "runbook": notify.runbook,
-            "event": notify.event,
-            "severity": notify.severity,
-            "text": notify.text,
-            "detail": notify.detail,
-            "house": self._settings.house,
-            # Every message anchors the audit chain outside of this machine: a cut tail shows against it.
-            "anchor": f"{head_seq}:{head}",
-        }
-        return render(f"notice.{notify.event}", content, at=at, seq=seq)
 
     def _alarm(self, delivery: Delivery, why: str) -> None:
         """A critical notice reached nobody: say it where a supervisor of processes looks."""
@@ -569,8 +456,7 @@ class Daemon:
         loop = self._loop
         assert loop is not None
         turns = loop.turns
-        engine = self._engine.snapshot()
-        self._judged |= {(i.runbook, i.entity) for i in engine.instances if not i.unknown}
+        self._rounds.walk(self._clock.now())
         body: dict[str, object] = {
             "build": __version__,
             "house": self._settings.house,
@@ -579,7 +465,7 @@ class Daemon:
             "at": iso(loop.position.at),
             "seq": loop.position.seq,
             "head": ":".join(str(part) for part in self._journal.head()),
-            "halted": self._halt_flag_text(),
+            "halted": self._flag.text(),
             "reload_error": self._reload_error,
             "stopping": self._stop_by is not None,
             "feeds": [self._publication.feed(health) for health in self._healths],
@@ -599,11 +485,42 @@ class Daemon:
             "blind_venues": dict(self._sight.blind),
             "clock_problems": [watch.problem for watch in self._edges.watches if watch.problem],
             "gates": describe_gates(self._engine.cold.gates),
-            "lost_instances": [
-                {"runbook": i.runbook, "entity": i.entity, "lacks": i.unknown}
-                for i in engine.instances
-                if i.unknown and (i.runbook, i.entity) in self._judged
-            ],
-            "engine": engine,
+            "mqtt": None if self._mqtt is None else self._mqtt.page(),
+            "lost_instances": describe_lacking(self._rounds.lost()),
+            "never_judged": describe_lacking(self._rounds.never()),
+            "engine": self._engine.snapshot(self._rounds.lacking),
+            "http": {"url": self._surface.url, "problem": self._surface.problem},
         }
         return body
+
+    def _unready(self) -> str:
+        """Why nobody may rely on what this daemon says of its gates; empty when they may."""
+        if self._stop_by is not None:
+            return "the daemon is stopping"
+        if self._journal.restored:
+            return "this journal is a restored backup"
+        return "" if self._standing.in_force is not None else "no runbooks are in force yet"
+
+    def _stress_view(self) -> StressView:
+        """The figures of the scheduled stress as runbooks read them."""
+        at = self._clock.now()
+        read = [(signal, self._engine.hot.glance(Kind.PORTFOLIO, PORTFOLIO_ID, signal, at)) for signal in sorted(SIGNALS)]
+        figures = tuple(
+            ReadingView(
+                signal=signal,
+                value=None if value != value else value,
+                unit=(unit := CATALOGUE[Kind.PORTFOLIO, signal].unit),
+                shown="unknown" if value != value else show(value, unit),
+                age_s=None,
+                role="observed",
+            )
+            for signal, value in read
+        )
+        health = None if self._stress is None else self._stress.health
+        return StressView(
+            enabled=self._stress is not None,
+            figures=figures if self._stress is not None else (),
+            last_at=iso(health.succeeded_at) if health is not None and health.succeeded_at else None,
+            problem="" if health is None else health.reason,
+            reports=self._surface.reports(),
+        )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 from daemon.app.live_book import book_of
@@ -20,7 +21,7 @@ from daemon.engine.events import Row
 from daemon.engine.guard import pause_of
 from daemon.engine.limits import HouseLimits
 from daemon.engine.records import Record, TimerTaken
-from daemon.errors import EdgeError, UserError
+from daemon.errors import EdgeError, SettingsError, UserError
 from daemon.service.apart import apart
 from daemon.service.clock import Clock
 from daemon.service.inbox import Inbox
@@ -31,6 +32,8 @@ from daemon.service.stress import SIGNALS, STRESS, ScheduledStress
 from daemon.settings import Settings, StressSettings
 from daemon.simulation.book import Book
 from daemon.simulation.book_text import book_text
+from daemon.simulation.stress.surroundings import check_models
+from daemon.simulation.stress.worldfile import load_world
 from daemon.units import MINUTE_NS, NS, iso
 from daemon.world.entities import PORTFOLIO_ID, Kind
 
@@ -64,6 +67,18 @@ class Figures:
     seconds: float  # real ones that it took
 
 
+def _check_routes(settings: Settings, path: Path) -> None:
+    """A typo is told to who starts the daemon; a world that cannot be read, at the first run, since it may be there by then."""
+    try:
+        world = load_world(path)
+    except UserError:
+        return
+    try:
+        check_models(world, {name: route.model for name, route in settings.routes.items()})
+    except UserError as error:
+        raise SettingsError(f"routes.*.model: {error}") from None
+
+
 def timer_of(settings: StressSettings) -> Timer:
     """Its calendar timer."""
     return Timer(name=STRESS, every_ns=settings.every, missed=settings.missed)
@@ -73,7 +88,9 @@ class LiveStress:
     """Plays the live book whenever its timer is due, and turns the answer into a reading."""
 
     def __init__(self, *, settings: Settings, clock: Clock, inbox: Inbox, engine: Engine, house: HouseLimits, in_force: Sources) -> None:
+        """Raises SettingsError where a route is to behave by a model that neither the stress's world nor reefd knows."""
         assert settings.stress is not None, "who is not asked to stress makes none"
+        _check_routes(settings, settings.stress.world)
         self._settings = settings
         self._chosen = settings.stress
         self._clock = clock

@@ -26,7 +26,6 @@ Item = TypeVar("Item")
 Found = TypeVar("Found")
 
 
-
 class Pool:
     """Where batches go: this process, a pool of its own, or an executor that somebody else runs; a context that ends its processes."""
 
@@ -94,7 +93,8 @@ def _spread(
 ) -> tuple[Found, ...]:
     futures: list[Future[Found]] = []
     try:
-        futures = [executor.submit(function, job, batch) for batch in batches]
+        with _interrupts_later():
+            futures = [executor.submit(function, job, batch) for batch in batches]
         sizes = dict(zip(futures, map(len, batches), strict=True))
         for future in as_completed(futures):
             found = future.result()
@@ -114,9 +114,20 @@ def _spread(
             future.cancel()
 
 
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Holds Ctrl-C back while processes start: they inherit that, and import their modules before they can die without a traceback."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _die_on_interrupt() -> None:
     """In a worker: Ctrl-C reaches the whole group, and this process has nothing to put away."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from daemon.engine.limits import HouseLimits, parse_house_limits
 from daemon.errors import RunbookError, UserError
 from daemon.journal.recording import Block, Recording
 from daemon.runbook.document import compose
-from daemon.runbook.load import load_paths
+from daemon.runbook.load import load_paths, there
 from daemon.runbook.model import Runbook
 from daemon.runbook.nodes import MapNode, ScalarNode, YamlNode
 from daemon.simulation.acceptance import Verdict, judge
@@ -162,7 +162,7 @@ def _require_folder(out: Path) -> None:
 
 
 def _runbooks(paths: Sequence[Path]) -> tuple[Runbook, ...]:
-    found = load_paths(paths)
+    found = load_paths(there(*paths))
     if found.errors:
         raise RunbookError(found.errors)
     return found.runbooks

@@ -15,7 +15,7 @@ from daemon.edges.provides import BRIDGE, DYDX
 from daemon.engine.engine import Engine
 from daemon.engine.limits import HouseLimits
 from daemon.errors import RunbookError, UserError
-from daemon.runbook.load import load_paths
+from daemon.runbook.load import load_paths, there
 from daemon.runbook.model import Runbook
 from daemon.runbook.provided import unprovided
 from daemon.simulation.ordeal import Ordeal, describe_shock, show_ratio
@@ -129,8 +129,8 @@ def run(
 
 
 def load_books(path: Path, scenario: Scenario) -> Sequence[Runbook]:
-    """The runbooks of a file or folder, for the scenario's venue. Raises RunbookError with every mistake."""
-    loaded = load_paths([path])
+    """The runbooks of a file or folder, for the scenario's venue. Raises RunbookError with every mistake, UserError for no such path."""
+    loaded = load_paths(there(path))
     problems = [*loaded.errors, *unprovided(loaded.runbooks, topology_of(scenario, provided(scenario)))]
     if problems:
         raise RunbookError(sorted(problems, key=lambda problem: (problem.file, problem.line, problem.column)))

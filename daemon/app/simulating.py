@@ -13,7 +13,8 @@ from daemon.errors import RunbookError, UserError
 from daemon.simulation.scenario import load_scenario
 from daemon.simulation.world import World
 from daemon.units import iso
-from daemon.web.sim import SimulatedVenue, VenueClock, bind, server
+from daemon.web.listening import bind
+from daemon.web.sim import SimulatedVenue, VenueClock, server
 
 SPEED_MAX = 10_000.0
 

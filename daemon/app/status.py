@@ -1,6 +1,6 @@
 """What the daemon is doing (floor 9): a small JSON beside the journal, replaced atomically at most four times a second, and its reader.
 
-    status(Path("config/reefd.yaml"), json_format=False)       # 0 running and fine, 1 not running or degraded
+    page = read_page(status_path(settings.journal.path)); page["journal"] = read_journal(...); degraded(page, now)
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from daemon.errors import UserError
 from daemon.journal.store import Journal
 from daemon.service.clock import Clock
 from daemon.service.poller import FeedHealth
-from daemon.settings import load_settings
 from daemon.units import NS
 
 PUBLISH_EVERY_NS = NS // 4
@@ -90,20 +89,6 @@ class Publication:
             return
 
 
-def status(config: Path, *, json_format: bool) -> int:
-    """Print what the daemon of these settings is doing; 0 running and fine, 1 not running or degraded. Raises UserError."""
-    settings = load_settings(config)
-    page = read_page(status_path(settings.journal.path))
-    page["journal"] = read_journal(settings.journal.path, settings.journal.feed())
-    problems = degraded(page, datetime.now(UTC))
-    page["degraded"] = problems
-    if json_format:
-        print(json.dumps(page, indent=2))
-    else:
-        show(page, problems)
-    return 1 if problems else 0
-
-
 def read_page(path: Path) -> dict[str, Any]:
     """The page as published; empty when there is none."""
     try:
@@ -144,6 +129,12 @@ def degraded(page: Mapping[str, Any], now: datetime) -> list[str]:
         return [*found, f"the daemon is not running: process {page['pid']} is gone and left no last words; its next start recovers"]
     if silent_s > SILENT_AFTER_S:
         found.append(f"the daemon has not turned for {silent_s:.0f} s")
+    return [*found, *troubles(page), *undelivered(journal)]
+
+
+def troubles(page: Mapping[str, Any]) -> list[str]:
+    """Everything of a running daemon that is not as it should be, in words."""
+    found: list[str] = []
     if page.get("halted"):
         found.append(str(page["halted"]))
     if page.get("reload_error"):
@@ -159,11 +150,19 @@ def degraded(page: Mapping[str, Any], now: datetime) -> list[str]:
     found += page.get("clock_problems", [])
     if page.get("lost_instances"):
         found.append(unjudged(page["lost_instances"]))
+    broker = page.get("mqtt")
+    if broker and not broker["connected"]:
+        found.append(f"the MQTT broker {broker['broker']} is away for {broker['since_s']:.0f} s: {broker['reason']}; notices wait for it")
+    elif broker and broker["reason"]:
+        found.append(f"MQTT: {broker['reason']}")
     for name in page.get("disabled_endpoints", []):
-        found.append(f"endpoint {name} said 410 Gone and gets nothing more")
-    for letter in journal.get("dead_letters", []):
-        found.append(f"notice {letter['id']} never reached {letter['endpoint']}: {letter['reason']}")
+        found.append(f"endpoint {name} said 410 Gone and gets nothing more; `reefd webhook enable {name}` sends there again")
     return found
+
+
+def undelivered(journal: Mapping[str, Any]) -> list[str]:
+    """The dead letters of a journal, in words."""
+    return [f"notice {letter['id']} never reached {letter['endpoint']}: {letter['reason']}" for letter in journal.get("dead_letters", [])]
 
 
 def unjudged(instances: Sequence[Mapping[str, Any]]) -> str:
@@ -180,6 +179,8 @@ def unjudged(instances: Sequence[Mapping[str, Any]]) -> str:
 
 def never_judged(page: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The instances that have lacked a reading since the daemon started: most often there is no such reading here."""
+    if "never_judged" in page:
+        return list(page["never_judged"])
     lost = {(i["runbook"], i["entity"]) for i in page.get("lost_instances", [])}
     return [
         {"runbook": i["runbook"], "entity": i["entity"], "lacks": i["unknown"]}

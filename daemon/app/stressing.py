@@ -24,7 +24,7 @@ from daemon.app.replaying import house_limits
 from daemon.app.stress_files import write_report
 from daemon.engine.limits import HouseLimits
 from daemon.errors import RunbookError, UserError
-from daemon.runbook.load import load_documents, runbook_files
+from daemon.runbook.load import load_documents, runbook_files, there
 from daemon.runbook.model import Runbook
 from daemon.simulation.book import Book, parse_book
 from daemon.simulation.book_text import book_text
@@ -409,7 +409,7 @@ def read_text(name: str, flag: str) -> str:
 
 
 def _runbooks(folder: Path) -> tuple[tuple[str, str], ...]:
-    files, wrong = runbook_files([folder])
+    files, wrong = runbook_files(there(folder))
     if wrong:
         raise RunbookError(wrong)
     return tuple((str(path), read_text(str(path), "--runbooks names files or folders")) for path in files)

@@ -21,7 +21,7 @@ from daemon.app.replaying import house_limits, recorded_course, require_history
 from daemon.engine.limits import HouseLimits
 from daemon.errors import Diagnostic, RunbookError, UserError
 from daemon.journal.recording import Recording
-from daemon.runbook.load import load_documents, load_paths, runbook_files
+from daemon.runbook.load import load_documents, load_paths, runbook_files, there
 from daemon.runbook.model import Runbook
 from daemon.runbook.override import Variants
 from daemon.simulation.account import AccountSpec
@@ -163,7 +163,7 @@ def _others(runbook: Path, runbooks: Path | None) -> tuple[tuple[str, str], ...]
     """The runbooks that run beside the one that is swept."""
     if runbooks is None:
         return ()
-    files, wrong = runbook_files([runbooks])
+    files, wrong = runbook_files(there(runbooks))
     if wrong:
         raise RunbookError(wrong)
     return tuple((str(path), _text(path)) for path in files if path.resolve() != runbook.resolve())

@@ -1,4 +1,6 @@
-"""Signed webhooks out (floor 6): one try a call, the retry schedule as a pure function, and a guard against private addresses.
+"""Webhooks out (floor 6): one try a call, the retry schedule as a pure function, and a guard against private addresses.
+
+What is handed over is the native body; the endpoint's format is rendered from it here, at the try, so that no key of a receiver is kept.
 
 Standard Webhooks: `webhook-id` stays the same over retries, `webhook-timestamp` is the moment of the try, `webhook-signature` holds one
 signature a secret (two while a secret is being rotated). `await sender.send("desk", item_id, body, signed_at=now)` -> `Delivered`,
@@ -11,22 +13,26 @@ import asyncio
 import hashlib
 import json
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
-from typing import Literal, assert_never
+from typing import assert_never
 
 import httpx
 from standardwebhooks import Webhook
 
+from daemon.edges.formats import Format, Receiver, plain, render_for
+from daemon.edges.notice import read_message
 from daemon.engine.actions import Action, CallWebhook, Outcome
 from daemon.errors import EdgeError, UnknownOutcome
 from daemon.units import DAY_NS, HOUR_NS, MINUTE_NS, NS, iso
 
 IPAddress = IPv4Address | IPv6Address
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]  # (host, port) -> addresses as text
+Breadth = Callable[[str, str, str, str], bool]  # apprise: (address, title, text, severity) -> taken; blocks, so it is called in a thread
 
 # The delay before attempt n (the first goes at once). Standard Webhooks' own example schedule: a receiver may be down for two days.
 SCHEDULE_NS = (
@@ -38,22 +44,58 @@ JITTER = 0.1  # a delay is stretched by up to this share, so that many failed de
 RETRY_AFTER_MAX_NS = DAY_NS
 ANSWER_BYTES_MAX = 1024  # of a refusal's body that is kept for the reason
 CONNECTIONS_MAX = 20
+SECRET_PART_MIN = 8  # characters of a part of an address that is hidden where it is quoted
 
 _NAT64 = IPv6Network("64:ff9b::/96")
 _METADATA = frozenset({ip_address("169.254.169.254"), ip_address("fd00:ec2::254"), ip_address("100.100.100.200")})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Grouping:
+    """Which messages to one endpoint are told together, and how often. Durations in ns of the daemon's clock.
+
+    `by` names what messages of one group have in common; `wait` is how long the first of a group waits for company (what is critical does
+    not), `interval` how long the group is silent after a message (what is critical waits `wait` at most), `repeat` how long until it is
+    reminded of what still fires.
+    """
+
+    by: tuple[str, ...] = ("runbook",)
+    wait_ns: int = 10 * NS
+    interval_ns: int = 5 * MINUTE_NS
+    repeat_ns: int = 4 * HOUR_NS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """Where a channel's messages go. `secrets` are `whsec_...`, the current one first; two while rotating."""
+    """Where a channel's messages go. `secrets` are `whsec_...`, the current one first; two while rotating, none: it is not signed.
+
+    `url` may be a secret itself (chat services put a token into it), so it is in no message; `address` is what may be shown.
+    """
 
     name: str
-    url: str
-    secrets: tuple[str, ...]
-    format: Literal["reefd"] = "reefd"
+    url: str = field(repr=False)
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+    format: Format = "reefd"
     allow_private: bool = False
     ordered: bool = True
     timeout_s: float = 10.0
+    ca_file: str = ""  # certificates of the only authorities that are believed here; empty: the usual ones
+    chat_id: str = ""  # telegram
+    routing_key: str = field(default="", repr=False)  # pagerduty
+    grouping: Grouping | None = None  # None: each message by itself
+    fallback: str = ""  # the endpoint that is told what is critical and could not be delivered here
+
+    @property
+    def address(self) -> str:
+        """Scheme and host, without what may be secret: `https://hooks.slack.com/…`."""
+        try:
+            url = httpx.URL(self.url)
+        except httpx.InvalidURL:
+            return "…"
+        if self.format == "apprise" or not url.host:
+            return f"{url.scheme}://…" if url.scheme else "…"
+        port = f":{url.port}" if url.port else ""
+        return f"{url.scheme}://{url.host}{port}{'/…' if url.path.strip('/') else ''}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,20 +132,18 @@ class Dead:
 Answer = Delivered | RetryLater | Disabled | Dead
 
 
-def render(kind: str, content: Mapping[str, object], *, at: int, seq: int, format: Literal["reefd"] = "reefd") -> str:
-    """The body of a message: `{"type", "timestamp", "data", "seq"}` with `at` (ns) as ISO-8601. The same arguments give the same bytes."""
-    match format:
-        case "reefd":
-            body = {"type": kind, "timestamp": iso(at), "data": content, "seq": seq}
-            return json.dumps(body, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
-        case unknown:
-            assert_never(unknown)
+def render(kind: str, content: Mapping[str, object], *, at: int, seq: int) -> str:
+    """The native body of a message: `{"type", "timestamp", "data", "seq"}` with `at` (ns) as ISO-8601. Same arguments, same bytes."""
+    body = {"type": kind, "timestamp": iso(at), "data": content, "seq": seq}
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 
 
 def signature_headers(secrets: Sequence[str], message_id: str, body: str, signed_at: datetime) -> dict[str, str]:
-    """The three Standard Webhooks headers; `signed_at` must be an aware UTC time (the package mis-signs any other without a word)."""
+    """The three Standard Webhooks headers, none without a secret. `signed_at` must be aware and UTC: any other is mis-signed silently."""
     assert signed_at.tzinfo is not None, "signed_at must be aware: a naive time is signed as if it were UTC"
     assert signed_at.utcoffset() == timedelta(0), "signed_at must be UTC: another zone is signed hours off"
+    if not secrets:
+        return {}
     at = signed_at.astimezone(UTC)
     signatures = " ".join(Webhook(secret).sign(message_id, at, body) for secret in secrets)
     return {"webhook-id": message_id, "webhook-timestamp": str(int(at.timestamp())), "webhook-signature": signatures}
@@ -142,8 +182,10 @@ def retry_after_ns(header: str | None, now: datetime) -> int | None:
     return min(max(0, int((moment - now).total_seconds() * NS)), RETRY_AFTER_MAX_NS)
 
 
-def classify(status: int, retry_after: str | None, now: datetime, body: str = "") -> Answer:
+def classify(status: int, retry_after: str | None, now: datetime, body: str = "", *, fixed: bool = False) -> Answer:
     """What an HTTP answer means: 2xx delivered, 410 disabled, 413 dead (the body does not shrink), anything else later.
+
+    `fixed`: the receiver's form is its vendor's, so what it calls malformed (400, 422) never gets better and is dead too.
 
     Redirects are not followed, so they count as not taken: a receiver that moved must be configured anew.
     """
@@ -154,7 +196,20 @@ def classify(status: int, retry_after: str | None, now: datetime, body: str = ""
         return Disabled(reason=f"HTTP 410{said}")
     if status == 413:
         return Dead(reason=f"HTTP 413, the message is too large for the endpoint{said}")
-    return RetryLater(reason=f"HTTP {status}{said}", after_ns=retry_after_ns(retry_after, now), status=status)
+    if fixed and status in (400, 422):
+        return Dead(reason=f"HTTP {status}, the receiver does not take this message{said}")
+    after_ns = retry_after_ns(retry_after, now)
+    return RetryLater(reason=f"HTTP {status}{said}", after_ns=_retry_after_of_body(body) if after_ns is None else after_ns, status=status)
+
+
+def _retry_after_of_body(body: str) -> int | None:
+    """What Telegram (`parameters.retry_after`) and Discord (`retry_after`) say in a refusal's body, in ns; None when nothing."""
+    try:
+        said = json.loads(body)
+        seconds = float(said["parameters"]["retry_after"] if "parameters" in said else said["retry_after"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return int(min(max(0.0, seconds), RETRY_AFTER_MAX_NS / NS) * NS) if seconds == seconds else None
 
 
 def refusal(address: IPAddress, *, allow_private: bool) -> str | None:
@@ -184,6 +239,31 @@ async def resolve_host(host: str, port: int) -> Sequence[str]:
     return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
 
 
+def _client(ca_file: str, transport: httpx.AsyncBaseTransport | None) -> httpx.AsyncClient:
+    # trust_env=False: a proxy variable of the environment would undo the pinned address. No kept connections: they are pooled by
+    # address, so one opened (and checked) for one host name could carry a message meant for another.
+    limits = httpx.Limits(max_keepalive_connections=0, max_connections=CONNECTIONS_MAX)
+    verify: ssl.SSLContext | bool = True
+    if ca_file:
+        try:
+            verify = ssl.create_default_context(cafile=ca_file)
+        except OSError as error:  # ssl.SSLError is one: no certificate in the file
+            why = error.strerror or "it holds no certificate"
+            raise EdgeError(f"the ca_file {ca_file} cannot be used: {why}", edge="webhook", reason="ca_file", retryable=False) from error
+    return httpx.AsyncClient(trust_env=False, follow_redirects=False, limits=limits, transport=transport, verify=verify)
+
+
+def _hidden(target: Endpoint, text: str) -> str:
+    """The text without anything secret of the endpoint: receivers and libraries quote addresses in what they say."""
+    url = httpx.URL(target.url)
+    secrets = {target.url, url.path, url.raw_path.decode(), url.query.decode(), target.routing_key, *target.secrets}
+    secrets |= {part for part in url.path.split("/") if len(part) >= SECRET_PART_MIN}
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= SECRET_PART_MIN:
+            text = text.replace(secret, "***")
+    return text
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pinned:
     """Where to connect: `url` holds the address, `host` the Host header, `name` the host name that TLS must prove."""
@@ -197,14 +277,23 @@ class WebhookSender:
     """Sends bodies to endpoints: resolves the host, refuses forbidden addresses, connects to the very address it checked, no redirects."""
 
     def __init__(
-        self, endpoints: Sequence[Endpoint], *, resolve: Resolve = resolve_host, transport: httpx.AsyncBaseTransport | None = None
+        self,
+        endpoints: Sequence[Endpoint],
+        *,
+        resolve: Resolve = resolve_host,
+        transport: httpx.AsyncBaseTransport | None = None,
+        link_base: str = "",
+        breadth: Breadth | None = None,
     ) -> None:
+        """`link_base` is the public address of the operator's surface, for links; `breadth` sends for `format: apprise`.
+
+        Raises EdgeError when the certificates of an endpoint's `ca_file` cannot be read.
+        """
         self._endpoints = {endpoint.name: endpoint for endpoint in endpoints}
         self._resolve = resolve
-        # trust_env=False: a proxy variable of the environment would undo the pinned address. No kept connections: they are pooled by
-        # address, so one opened (and checked) for one host name could carry a message meant for another.
-        limits = httpx.Limits(max_keepalive_connections=0, max_connections=CONNECTIONS_MAX)
-        self._client = httpx.AsyncClient(trust_env=False, follow_redirects=False, limits=limits, transport=transport)
+        self._link_base = link_base.rstrip("/")
+        self._breadth = breadth
+        self._clients = {ca_file: _client(ca_file, transport) for ca_file in {endpoint.ca_file for endpoint in endpoints}}
 
     @property
     def endpoints(self) -> Mapping[str, Endpoint]:
@@ -216,18 +305,22 @@ class WebhookSender:
         target = self._endpoints.get(endpoint)
         if target is None:
             return Dead(reason=f"no endpoint is named {endpoint!r}; the configuration has: {', '.join(sorted(self._endpoints)) or 'none'}")
+        if target.format == "apprise":
+            return await self._send_broadly(target, body)
         pinned = await self._pin(target)
         if not isinstance(pinned, _Pinned):
             return pinned
+        body = self.rendered(target, body)
         signed = signature_headers(target.secrets, message_id, body, signed_at)
         headers = {"host": pinned.host, "content-type": "application/json", "user-agent": "reefd", **signed}
-        request = self._client.build_request(
+        client = self._clients[target.ca_file]
+        request = client.build_request(
             "POST", pinned.url, content=body.encode(), headers=headers, extensions={"sni_hostname": pinned.name}, timeout=target.timeout_s
         )
         said = b""
         try:
             async with asyncio.timeout(target.timeout_s):  # of the whole exchange: a receiver may not drip bytes for ever
-                response = await self._client.send(request, stream=True)
+                response = await client.send(request, stream=True)
                 try:
                     async for chunk in response.aiter_bytes():
                         said += chunk
@@ -236,15 +329,37 @@ class WebhookSender:
                 finally:
                     await response.aclose()
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            return RetryLater(reason=f"cannot connect: {error or type(error).__name__}", sent=False)
+            return RetryLater(reason=_hidden(target, f"cannot connect: {error or type(error).__name__}"), sent=False)
         except (httpx.HTTPError, TimeoutError) as error:
             return RetryLater(reason=f"no answer: {type(error).__name__}")
         text = said[:ANSWER_BYTES_MAX].decode(errors="replace")
-        return classify(response.status_code, response.headers.get("retry-after"), signed_at, text)
+        fixed = target.format in ("slack", "discord", "telegram", "pagerduty")
+        return classify(response.status_code, response.headers.get("retry-after"), signed_at, _hidden(target, text), fixed=fixed)
+
+    def rendered(self, target: Endpoint, body: str) -> str:
+        """What an endpoint gets of a native body."""
+        if target.format == "reefd" or target.format == "apprise":
+            return body
+        receiver = Receiver(name=target.name, link_base=self._link_base, chat_id=target.chat_id, routing_key=target.routing_key)
+        return render_for(target.format, read_message(body), receiver)
 
     async def close(self) -> None:
         """Closes the connections."""
-        await self._client.aclose()
+        for client in self._clients.values():
+            await client.aclose()
+
+    async def _send_broadly(self, target: Endpoint, body: str) -> Answer:
+        """One try through apprise, which connects by itself: the guard against private addresses does not reach it."""
+        if self._breadth is None:
+            return RetryLater(reason="format: apprise needs the module apprise; install it with: pip install 'reefd[apprise]'", sent=False)
+        message = read_message(body)
+        title, text = plain(message, Receiver(name=target.name, link_base=self._link_base))
+        try:
+            async with asyncio.timeout(target.timeout_s):
+                taken = await asyncio.to_thread(self._breadth, target.url, title, text, message.severity)
+        except TimeoutError:
+            return RetryLater(reason="no answer: apprise took too long")
+        return Delivered(status=200) if taken else RetryLater(reason="apprise could not deliver it; `reefd webhook test` tries again")
 
     async def _pin(self, target: Endpoint) -> _Pinned | Answer:
         """One checked address of the endpoint's host, with the host kept for TLS and the Host header."""
@@ -253,7 +368,7 @@ class WebhookSender:
         except httpx.InvalidURL:
             url = httpx.URL()
         if url.scheme not in ("http", "https") or not url.host:
-            return Dead(reason=f"endpoint {target.name!r}: {target.url!r} is no web address; write https://...")
+            return Dead(reason=f"endpoint {target.name!r}: its url is no web address; write https://...")
         port = url.port or (443 if url.scheme == "https" else 80)
         try:
             addresses = [ip_address(text.partition("%")[0]) for text in await self._resolve(url.host, port)]

@@ -237,6 +237,7 @@ def _ask(cold: Cold, record: r.ApprovalRequested) -> None:
         legs=record.legs,
         amount=record.amount,
         plan_digest=record.plan_digest,
+        what=record.what,
     )
     _step(cold, record.run_id, approval=approval, waiting="approval", wait_until=record.deadline, wait_reason=record.reason)
 

@@ -45,6 +45,8 @@ def command(turn: Turn, event: OperatorCommand) -> None:
             effect = _gate(turn, event)
         case "ack":
             effect = _acknowledge(turn, event)
+        case "reload" | "redeliver" | "enable" | "test":
+            effect = "noted"  # done beside the engine; its reason says what came of it
         case _:
             effect = f"nothing: {event.verb!r} is no command; write approve, deny, pause, unpause, halt, resume or ack"
     turn.emit(
@@ -85,6 +87,9 @@ def _answer(turn: Turn, event: OperatorCommand) -> str:
     approval = run.step.approval
     if approval.people and event.actor not in approval.people:
         return f"nothing: {event.actor} is not one of {', '.join(approval.people)}"
+    if event.verb == "approve" and event.digest and event.digest != approval.plan_digest:
+        asked, shown = approval.plan_digest[:12], event.digest[:12]
+        return f"nothing: the plan has changed: {run.step.id} of {run.id} waits for plan {asked}, approved was {shown}; look at it again"
     if event.verb == "deny":
         turn.emit(ApprovalAnswered(at=turn.at, run_id=run.id, step=run.step.id, answer="denied", actor=event.actor, granted=False))
         return f"denied {run.step.id} of {run.id}"
@@ -108,18 +113,30 @@ def _gate(turn: Turn, event: OperatorCommand) -> str:
         turn.emit(HaltChanged(at=turn.at, halted=closed, by=f"{OPERATOR} {event.actor}", reason=event.reason))
         return "halted everything" if closed else "resumed everything"
     if closed:
-        kind = next((k for k in Kind if event.target in turn.hot.entities(k)), None)
-        if kind is None:
+        named = _named(turn, event.target)
+        if named is None:
             return f"nothing: {event.target!r} is no entity that is known"
-        turn.emit(GateChanged(at=turn.at, kind=kind.value, entity=event.target, closed=True, by=OPERATOR, reason=event.reason))
-        return f"closed the gate of {kind.value} {event.target}"
-    opened = [key for key in turn.cold.gates if key.partition("/")[2] == event.target]
+        kind, name = named
+        turn.emit(GateChanged(at=turn.at, kind=kind.value, entity=name, closed=True, by=OPERATOR, reason=event.reason))
+        return f"closed the gate of {kind.value} {name}"
+    opened = [key for key in turn.cold.gates if event.target in (key, key.partition("/")[2])]
     for key in opened:
         # A person's resume opens it whoever closed it.
+        kind_name, _, name = key.partition("/")
         for closure in turn.cold.gates[key]:
-            kind_name = key.partition("/")[0]
-            turn.emit(GateChanged(at=turn.at, kind=kind_name, entity=event.target, closed=False, by=closure.by, reason=event.reason))
+            turn.emit(GateChanged(at=turn.at, kind=kind_name, entity=name, closed=False, by=closure.by, reason=event.reason))
     return f"opened the gate of {event.target}" if opened else f"nothing: no gate of {event.target!r} is closed"
+
+
+def _named(turn: Turn, target: str) -> tuple[Kind, str] | None:
+    """The entity a target means: `account/dydx` is the account; a bare `dydx` the widest of that name, here the venue with all of it."""
+    head, slash, tail = target.partition("/")
+    if slash and head in set(Kind) and turn.hot.knows(Kind(head), tail):
+        return Kind(head), tail
+    kinds = [kind for kind in Kind if turn.hot.knows(kind, target)]
+    if Kind.VENUE in kinds or Kind.ACCOUNT in kinds:
+        kinds = [kind for kind in kinds if kind is not Kind.CHAIN]  # where a route ends stands among the chains, whatever it is
+    return (kinds[0], target) if kinds else None
 
 
 def _acknowledge(turn: Turn, event: OperatorCommand) -> str:

@@ -60,8 +60,28 @@ class HotSide(Protocol):
         """A reading, observed or derived."""
         ...
 
-    def state(self, runbook: str, entity: str) -> TriggerState:
-        """Where an instance's trigger is."""
+    def knows(self, kind: Kind, entity: str) -> bool:
+        """True when an entity was named so far."""
+        ...
+
+    def seen(self, kind: Kind, entity: str) -> Entity | None:
+        """An entity that was named so far; None for any other."""
+        ...
+
+    def peek(self, kind: Kind, entity: str, signal: str, at: int, max_age: Mapping[str, int] | None = None) -> Reading:
+        """A reading for whoever only looks: no entity and no window comes of it."""
+        ...
+
+    def glance(self, kind: Kind, entity: str, signal: str, at: int, max_age: Mapping[str, int] | None = None) -> float:
+        """The value alone of a peek; NaN unknown."""
+        ...
+
+    def true_at(self, kind: Kind, entity: str, signal: str) -> int:
+        """When a reading was true by its source's own time (NEVER; FOREVER for what holds for ever)."""
+        ...
+
+    def state(self, runbook: str, entity: str, *, lacking: bool = True) -> TriggerState:
+        """Where an instance's trigger is; without `lacking` it does not say which readings it lacks."""
         ...
 
     def unknown(self, runbook: Runbook | str, index: int, entity: str, at: int) -> tuple[str, ...]:

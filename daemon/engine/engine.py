@@ -37,7 +37,7 @@ from daemon.engine.observe import feed_failed, held_back, knowledge_back, observ
 from daemon.engine.react import close, dues, react, take_edges
 from daemon.engine.records import ActionFinished, HoldReset, Record, RunbooksInForce
 from daemon.engine.state import Cold
-from daemon.engine.status import Status, describe
+from daemon.engine.status import Lacks, Status, describe
 from daemon.engine.turn import Turn
 from daemon.language.catalogue import BLOCK_AGE_LIMIT_S
 from daemon.runbook.load import load_documents
@@ -94,6 +94,7 @@ class Engine:
         self.cold = Cold()
         self._documents = documents
         self._library: dict[str, Runbook] = {}
+        self._named: dict[str, frozenset[tuple[Kind, str]]] = {}  # of the library, never more than it holds
         self._next: tuple[Runbook, ...] | None = None
         self._now = NEVER
         self._reacted_at = NEVER
@@ -111,6 +112,11 @@ class Engine:
         """Hand over the set that the next `RunbooksLoaded` puts in force; parsed outside, kept by digest."""
         self._next = tuple(runbooks)
         self._library |= {book.digest: book for book in runbooks}
+
+    def book(self, runbook: str) -> Runbook | None:
+        """The version of a runbook that is in force; None when there is none."""
+        digest = self.cold.in_force.get(runbook)
+        return self._library.get(digest) if digest else None
 
     def _set_of(self, event: RunbooksLoaded) -> tuple[Runbook, ...]:
         """The runbooks an event names: those handed over, else from the journal's documents."""
@@ -184,7 +190,7 @@ class Engine:
         return self._now if self._restored else min(self.hot.next_due, self._cold_due)
 
     def _turn(self, at: int) -> Turn:
-        return Turn(at=at, cold=self.cold, hot=self.hot, library=self._library, topology=self.topology, house=self.house)
+        return Turn(at=at, cold=self.cold, hot=self.hot, library=self._library, topology=self.topology, house=self.house, named=self._named)
 
     def _pass_time(self, turn: Turn, limit: int, *, inclusive: bool) -> None:
         """Everything due before `limit` (or at it), each at its own time, hot before cold."""
@@ -331,6 +337,7 @@ class Engine:
         turn.emit(RunbooksInForce(at=turn.at, runbooks={book.id: book.digest for book in books}))
         needed = {*self.cold.in_force.values(), *(run.digest for run in self.cold.runs.values()), *before.values()}
         self._library = {digest: book for digest, book in self._library.items() if digest in needed}
+        self._named = {digest: names for digest, names in self._named.items() if digest in needed}
 
     # --- recovery -----------------------------------------------------------------------------------------------------
 
@@ -412,8 +419,17 @@ class Engine:
         """Actions whose outcome is not known for certain: what a start has to look up before anything else."""
         return tuple(sent.action for sent in self.cold.sent.values())
 
-    def snapshot(self) -> Status:
-        """An immutable view for status pages."""
-        return describe(self._turn(self._now), self.build)
+    @property
+    def now(self) -> int:
+        """The instant of the last event or due, ns UTC; NEVER before the first."""
+        return self._now
+
+    def look(self, at: int) -> Turn:
+        """A turn at `at` to look in with: whoever holds it reads, and emits nothing."""
+        return self._turn(max(at, self._now))
+
+    def snapshot(self, lacks: Lacks | None = None) -> Status:
+        """An immutable view for status pages; with `lacks` a brief one, which costs little with thousands of instances."""
+        return describe(self._turn(self._now), self.build, lacks)
 
 

@@ -69,7 +69,7 @@ class OperatorCommand:
     """What a person asked for; `command_id` is unique: the same id twice counts once.
 
     `verb` is one of approve | deny | pause | unpause | halt | resume | ack; `target` a run id, runbook id or entity id
-    ("" = everything); `until` ends a pause.
+    ("" = everything); `until` ends a pause; `digest` names the plan that an approval is about ("": whatever is waited for).
     """
 
     at: int
@@ -79,6 +79,7 @@ class OperatorCommand:
     target: str = ""
     reason: str = ""
     until: int | None = None
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

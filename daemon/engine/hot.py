@@ -18,6 +18,7 @@ from daemon.engine.checkpoint import freeze, thaw
 from daemon.engine.edge import Edge, Plan, Reading, TriggerState
 from daemon.engine.events import Row
 from daemon.engine.layout import PUSH_ORDER, Layout
+from daemon.engine.placed import Placed, Unplaced
 from daemon.language.catalogue import CATALOGUE, MAX_SKEW_FLOOR_NS, Signal
 from daemon.language.dimension import of_unit
 from daemon.language.kernels import CLEARED, FIRED, GONE, REFIRED
@@ -122,6 +123,8 @@ class Hot:
         self._pushed_version = -1
         self._push_constants: tuple[list[float], list[int], list[int]] = ([], [], [])
         self._readers: dict[tuple[Kind, str], Linked] = {}
+        self._peeks: dict[tuple[Kind, str, str], Linked | None] = {}  # None: not while the layout is of `_peeked_version`
+        self._peeked_version = -1
         self._bound_floor = FOREVER
 
     # --- linking ----------------------------------------------------------------------------------------------------------
@@ -618,7 +621,9 @@ class Hot:
         number = self.arenas.kinds[kind].rows.get(entity)
         if number is None:
             return Reading(value=NAN, unit=found.unit, age_ns=FOREVER, known=False)
-        reader = self._reader(kind, signal, max_age)
+        return self._reading(self._reader(kind, signal, max_age), found, number, at)
+
+    def _reading(self, reader: Linked, found: Signal, number: int, at: int) -> Reading:
         values = self._run(reader, "trace_0", number, at, None, None)
         assert isinstance(values, tuple)
         tree = _tree(reader.program.nodes[0], values)
@@ -627,6 +632,58 @@ class Hot:
             value = (0.0, NAN, 1.0)[int(value)]
         ages = _ages(tree)
         return Reading(value=value, unit=found.unit, age_ns=int(min(max(ages, default=0.0), 1e9) * 1e9), known=value == value)
+
+    # --- looking without touching -------------------------------------------------------------------------------------------
+    def knows(self, kind: Kind, entity: str) -> bool:
+        """True when an entity of that kind was named so far; asking names none."""
+        return entity in self.arenas.kinds[kind].rows
+
+    def seen(self, kind: Kind, entity: str) -> Entity | None:
+        """An entity that was named so far, with its labels and links; None for any other."""
+        arena = self.arenas.kinds[kind]
+        number = arena.rows.get(entity)
+        return None if number is None else arena.entities[number]
+
+    def peek(self, kind: Kind, entity: str, signal: str, at: int, max_age: Mapping[str, int] | None = None) -> Reading:
+        """As `read`, for whoever only looks: no entity and no window comes of it. A signal over windows that nothing in force has placed
+        is unknown."""
+        found: Signal = CATALOGUE[kind, signal]
+        number = self.arenas.kinds[kind].rows.get(entity)
+        reader = self._peeker(kind, signal, max_age) if number is not None else None
+        if number is None or reader is None:
+            return Reading(value=NAN, unit=found.unit, age_ns=FOREVER, known=False)
+        return self._reading(reader, found, number, at)
+
+    def glance(self, kind: Kind, entity: str, signal: str, at: int, max_age: Mapping[str, int] | None = None) -> float:
+        """The value alone of a `peek` (a bool is 1.0 or 0.0; NaN unknown), at a tenth of its cost."""
+        number = self.arenas.kinds[kind].rows.get(entity)
+        reader = self._peeker(kind, signal, max_age) if number is not None else None
+        if number is None or reader is None:
+            return NAN
+        value = self._run(reader, "value_0", number, at, None, None)
+        assert not isinstance(value, tuple)
+        return (0.0, NAN, 1.0)[int(value)] if CATALOGUE[kind, signal].unit == "bool" else float(value)
+
+    def true_at(self, kind: Kind, entity: str, signal: str) -> int:
+        """When a reading was true by its source's own time: NEVER when none came, FOREVER for what holds for ever."""
+        number = self.arenas.kinds[kind].rows.get(entity)
+        return NEVER if number is None else self.arenas.kinds[kind].I[number][seen_cell(kind, signal)]
+
+    def _peeker(self, kind: Kind, signal: str, max_age: Mapping[str, int] | None) -> Linked | None:
+        if self._peeked_version != self.layout.version:
+            # Windows came: what was unknown for want of them may be known now.
+            self._peeks = {key: held for key, held in self._peeks.items() if held is not None}
+            self._peeked_version = self.layout.version
+        key = (kind, signal, repr(sorted(max_age.items())) if max_age else "")
+        if key not in self._peeks:
+            term = _signal_term(kind, CATALOGUE[kind, signal])
+            try:
+                program = compile_expression(Typed(term, signal), kind, Placed(self.layout), self.sources.given, max_age or {})
+            except Unplaced:
+                self._peeks[key] = None
+            else:
+                self._peeks[key] = self._link(program)
+        return self._peeks[key]
 
     def _reader(self, kind: Kind, signal: str, max_age: Mapping[str, int] | None) -> Linked:
         """The program that reads a signal; what it needs takes its place when it is first asked for."""
@@ -650,8 +707,8 @@ class Hot:
         scratch = self.arenas.scratch
         return lambda at: call((), (), scratch, number, at)
 
-    def state(self, runbook: str, entity: str) -> TriggerState:
-        """Where the trigger of an instance stands."""
+    def state(self, runbook: str, entity: str, *, lacking: bool = True) -> TriggerState:
+        """Where the trigger of an instance stands; `lacking` False leaves out which readings it lacks, which costs an evaluation."""
         instance = self._by_key.get((runbook, entity))
         if instance is None:
             return TriggerState(status="inactive", pending_at=0, fired_at=0, held_ns=0)
@@ -663,7 +720,7 @@ class Hot:
             pending_at=ints[q + 1],
             fired_at=ints[q + 5],
             held_ns=ints[q + 2] + (self.now - ints[q + 3] if ints[q + 3] >= 0 else 0),
-            unknown=self.unknown(runbook, asked.index, entity, self.now),
+            unknown=self.unknown(runbook, asked.index, entity, self.now) if lacking else (),
         )
 
     def instances(self, runbook: str | None = None) -> list[tuple[str, str]]:

@@ -119,6 +119,18 @@ class Layout:
         held = self.accumulators[kind][key]
         return held.g, held.c
 
+    def placed_window(self, kind: Kind, window: Window, max_age: Mapping[str, int]) -> int | None:
+        """Offset in F of a window's output when it has its place already, else None; nothing is placed."""
+        overrides = () if isinstance(window.argument, Read) else _overrides(window.argument, max_age)
+        series = self.series[kind].get(signature(window.argument) + (repr(overrides) if overrides else ""))
+        return None if series is None else series.outputs.get((window.function, window.duration_ns, window.rank))
+
+    def placed_stateful(self, kind: Kind, term: Stateful, max_age: Mapping[str, int]) -> tuple[int, int] | None:
+        """Offsets in F and I of an accumulator when it has its place already, else None."""
+        overrides = _overrides(term, max_age)
+        held = self.accumulators[kind].get(signature(term) + (repr(overrides) if overrides else ""))
+        return None if held is None else (held.g, held.c)
+
     def keys(self, kind: Kind) -> dict[str, tuple[str, int, int]]:
         """Every placed key of a kind: (F or I, offset, count), for checkpoints."""
         placed = {"slots.F": ("F", 0, SLOTS[kind]), "slots.I": ("I", 0, HEADER + CELLS * SLOTS[kind])}

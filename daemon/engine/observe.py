@@ -19,8 +19,6 @@ from daemon.runbook.model import Runbook
 from daemon.units import FOREVER
 from daemon.world.entities import PORTFOLIO_ID, Kind
 
-NAMED_MAX = 1_000  # versions of runbooks whose named entities are remembered
-_NAMED: dict[str, frozenset[tuple[Kind, str]]] = {}
 SIZE_TOLERANCE = 1e-9  # relative to the larger size: doubles that came through decimal text
 CREDIT_SHARE = 0.95  # a credit is seen when this share of the amount less its fee has arrived
 
@@ -237,16 +235,14 @@ def _around(turn: Turn, book: Runbook, entity: str) -> set[tuple[Kind, str]]:
     ):
         for item in [name for found_kind, name in sorted(found) if found_kind is kind]:
             found |= {(member, name) for name in members(turn, kind, item, which)}
-    return found | _named(book)
+    return found | _named(turn, book)
 
 
-def _named(book: Runbook) -> frozenset[tuple[Kind, str]]:
+def _named(turn: Turn, book: Runbook) -> frozenset[tuple[Kind, str]]:
     """What a runbook's expressions name by id; worked out once a version, since it is asked for at every reaction."""
-    found = _NAMED.get(book.digest)
+    found = turn.named.get(book.digest)
     if found is None:
-        if len(_NAMED) >= NAMED_MAX:
-            _NAMED.clear()
         terms = (term for expression in book.expressions for term in walk(expression.typed.term))
-        found = _NAMED[book.digest] = frozenset((term.kind, term.entity) for term in terms if isinstance(term, Elsewhere))
+        found = turn.named[book.digest] = frozenset((term.kind, term.entity) for term in terms if isinstance(term, Elsewhere))
     return found
 

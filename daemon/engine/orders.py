@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import cast
 
 from daemon.engine.actions import Action, CallWebhook, CancelOrders, MoveBuffer, ShrinkPosition
 from daemon.engine.ending import complete, fail_step, finish_step
@@ -265,7 +266,9 @@ def move(turn: Turn, run: Run, book: Runbook, step: Step, act: Move) -> None:
     if isinstance(plan, Refusal):
         refused(turn, run, book, step, plan)
         return
-    wish = Wish(notional_usd=float(plan.amount), fee_usd=float(plan.fee), amount=plan.amount)
+    fee = float(plan.fee)
+    what = {"source": plan.source, "destination": plan.destination, "route": plan.route, "fee_usd": fee}
+    wish = Wish(notional_usd=float(plan.amount), fee_usd=fee, amount=plan.amount, what=what)
     if not approved(turn, run, book, step, wish):
         return
     approval = progress_of(run).approval
@@ -317,7 +320,7 @@ def cancel(turn: Turn, run: Run, book: Runbook, step: Step, act: Cancel) -> None
     if progress_of(run).acted:
         complete(turn, run, step, progress_of(run).settled_at)
         return
-    if not may_act(turn, run, book, step) or not approved(turn, run, book, step, Wish()):
+    if not may_act(turn, run, book, step):
         return
     own = turn.entity(book.scope, run.entity)
     market = related(own, Kind.MARKET) if act.scope in (Kind.MARKET, Kind.POSITION) else None
@@ -325,6 +328,8 @@ def cancel(turn: Turn, run: Run, book: Runbook, step: Step, act: Cancel) -> None
     if account is None or (market is None and act.scope in (Kind.MARKET, Kind.POSITION)):
         reason = f"{run.entity} has no {act.scope} whose orders could be cancelled"
         refused(turn, run, book, step, Refusal(status="rejected", reason=reason))
+        return
+    if not approved(turn, run, book, step, Wish(what={"cancel": market or account})):
         return
     if run.shadow:
         would(turn, run, step, Wish(), f"cancel orders of {account}" + (f" in {market}" if market else ""))
@@ -349,8 +354,14 @@ def webhook(turn: Turn, run: Run, book: Runbook, step: Step, act: Webhook) -> No
     if progress_of(run).acted:
         complete(turn, run, step, progress_of(run).settled_at)
         return
-    if not may_act(turn, run, book, step) or not approved(turn, run, book, step, Wish()):
+    if not may_act(turn, run, book, step):
         return
+    payload = render_payload(turn, run, book, act.payload)
+    if not approved(turn, run, book, step, Wish(what={"endpoint": act.endpoint, "payload": payload})):
+        return
+    approval = progress_of(run).approval
+    if approval is not None and "payload" in approval.what:
+        payload = cast("dict[str, object]", approval.what["payload"])  # what people agreed to, not what it has become since
     if run.shadow:
         would(turn, run, step, Wish(), f"call {act.endpoint}")
         return
@@ -360,7 +371,7 @@ def webhook(turn: Turn, run: Run, book: Runbook, step: Step, act: Webhook) -> No
         run_id=run.id,
         runbook=run.runbook,
         endpoint=act.endpoint,
-        payload=render_payload(turn, run, book, act.payload),
+        payload=payload,
         expires_at=turn.at + step.timeout_ns,
     )
     request(turn, run, step, action)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 from daemon.engine.codec import dumps, plain
@@ -22,7 +23,7 @@ from daemon.engine.records import (
     LocksTaken,
     StepWaiting,
 )
-from daemon.engine.state import Run
+from daemon.engine.state import Approval, Run
 from daemon.engine.turn import Turn, progress_of, seconds
 from daemon.runbook.model import Gate, Runbook, Step
 from daemon.units import FOREVER, show
@@ -38,6 +39,7 @@ class Wish:
     fee_usd: float = 0.0
     legs: tuple[Leg, ...] = ()
     amount: Decimal | None = None
+    what: Mapping[str, object] = field(default_factory=dict)  # what else people are shown and agree to
 
     def plan(self) -> Plan:
         """The plan's own names."""
@@ -80,13 +82,14 @@ def approved(turn: Turn, run: Run, book: Runbook, step: Step, wish: Wish) -> boo
     """True when no approval is needed or it was granted; else people are asked, once, and the run gives its locks back meanwhile."""
     spec = step.approval
     progress = progress_of(run)
-    if spec is None or run.shadow or (progress.approval is not None and progress.approval.answer == "granted"):
+    if spec is None or run.shadow or _covers(progress.approval, wish):
         return True
     if spec.when is not None and turn.value(run, spec.when, wish.plan()) == FALSE:
         return True
     if run.locks:
         turn.emit(LocksReleased(at=turn.at, run_id=run.id, reason="waiting for approval"))
-    content = dumps(plain({"run": run.id, "step": step.id, "legs": wish.legs, "amount": wish.amount}))
+    named = {"run": run.id, "step": step.id, "legs": wish.legs, "amount": wish.amount, **({"what": wish.what} if wish.what else {})}
+    content = dumps(plain(named))
     digest = hashlib.sha256(content.encode()).hexdigest()
     text = f"approval wanted for {step.id}: {step.kind} of {show(wish.notional_usd, 'USD')}"
     turn.emit(
@@ -102,10 +105,24 @@ def approved(turn: Turn, run: Run, book: Runbook, step: Step, wish: Wish) -> boo
             amount=wish.amount,
             plan_digest=digest,
             reason=text,
+            what=wish.what,
         )
     )
     ask(turn, book, run, step.id, text, turn.at + spec.timeout_ns, digest, spec.people)
     return False
+
+
+def _covers(approval: Approval | None, wish: Wish) -> bool:
+    """True when an approval was granted and is about this wish: legs and amount are cut to what was approved by whoever sends them, but
+    money does not go elsewhere, nor for a higher fee, than people agreed to. Nobody agreed to a plan that proceeds because time ran out."""
+    if approval is None or approval.answer != "granted":
+        return False
+    if not approval.approvers or "route" not in approval.what:
+        return True
+    ends = ("source", "destination")
+    same = all(approval.what.get(end) == wish.what.get(end) for end in ends)
+    dearer = wish.fee_usd > float(str(approval.what.get("fee_usd", 0.0))) * (1.0 + EPSILON)
+    return same and (approval.what["route"] == wish.what.get("route") or not dearer)
 
 
 def waiting_for_people(turn: Turn, run: Run, book: Runbook, step: Step) -> bool:

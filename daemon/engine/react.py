@@ -185,7 +185,7 @@ def start(turn: Turn, want: Want) -> str | None:
         return None
     if holding(turn, want) is not None:
         return None
-    over = None if want.on_clear else _runs_over(turn, book)
+    over = None if want.on_clear else runs_over(turn, book)
     if over is not None:
         _refuse(turn, book, episode, "blocked", over)
         lifecycle(turn, book, episode.entity, "blocked", over, episode.id)
@@ -211,8 +211,8 @@ def start(turn: Turn, want: Want) -> str | None:
     return run_id
 
 
-def _runs_over(turn: Turn, book: Runbook) -> str | None:
-    """The limit on numbers of runs that one more would break; shadow runs count apart."""
+def runs_over(turn: Turn, book: Runbook) -> str | None:
+    """The limit on numbers of runs that one more would break, in words; None when there is room. Shadow runs count apart."""
     limits, shadow = book.limits, book.stage == "shadow"
     if limits.runs is None and turn.house.runs_day is None:
         return None

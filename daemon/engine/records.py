@@ -149,7 +149,7 @@ class StepPlanned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApprovalRequested:
-    """People are asked; `plan` is what they agree to, `plan_digest` its fingerprint."""
+    """People are asked: for `legs`, `amount` and `what` (the route of a move, the payload of a webhook); `plan_digest` names all of it."""
 
     at: int
     run_id: str
@@ -162,6 +162,7 @@ class ApprovalRequested:
     amount: Decimal | None
     plan_digest: str
     reason: str
+    what: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -257,7 +257,7 @@ def _gate(turn: Turn, run: Run, book: Runbook, step: Step, act: Gate) -> None:
         if danger is not None:
             deny(turn, run, book, step, "survival", f"{danger} fires: {target} is not opened", 0.0)
             return
-    if not approved(turn, run, book, step, Wish()):
+    if not approved(turn, run, book, step, Wish(what={step.kind: key})):
         return
     if run.shadow:
         would(turn, run, step, Wish(), f"{step.kind} {target}")

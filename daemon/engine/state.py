@@ -64,6 +64,7 @@ class Approval:
     amount: Decimal | None
     plan_digest: str
     approvers: tuple[str, ...] = ()
+    what: Mapping[str, object] = field(default_factory=dict)
     answer: Literal["", "granted", "denied", "timed_out"] = ""
 
 

@@ -29,6 +29,7 @@ class Turn:
     library: Mapping[str, Runbook]  # by digest: the set in force, and what runs in flight still need
     topology: Topology
     house: HouseLimits
+    named: dict[str, frozenset[tuple[Kind, str]]]  # by digest: what a version's expressions name by id, as far as it was asked
     records: list[Record] = field(default_factory=list)
     actions: list[Action] = field(default_factory=list)
 

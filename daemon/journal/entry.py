@@ -12,6 +12,7 @@ from typing import Literal
 from daemon.errors import UserError
 
 Role = Literal["event", "record"]
+DeliveryStatus = Literal["waiting", "delivered", "dead", "grouped"]  # grouped: told by another message, whose fate is its own
 
 OBSERVED = "Observed"  # the one type of entry that goes to the feed file
 
@@ -40,6 +41,9 @@ class OutboxItem:
     body: str
     severity: str
     created_at: int
+    urgent: bool = False  # goes before what is not, also past one that waits for its next try
+    group: str = ""  # waits to be told together with others of this key; "" goes into its lane at once
+    reminder: bool = False  # says only that something told before is still so
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +59,39 @@ class Delivery:
     attempts: int
     next_due: int
     error: str
+    status: DeliveryStatus = "waiting"
+    urgent: bool = False
+    group: str = ""
+    settled_at: int | None = None
+    carried_by: int | None = None  # position of the message that told this one together with others
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """The messages of one group that wait to be told together. Times in ns; None where there is no such message."""
+
+    endpoint: str
+    group: str
+    count: int
+    first_at: int | None  # the oldest that is neither urgent nor a reminder
+    urgent_at: int | None  # the oldest urgent one
+    reminder_at: int | None
+    told_at: int | None  # when the group last sent a message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointRecord:
+    """What is remembered of an endpoint, over restarts. Times in ns."""
+
+    name: str
+    delivered: int = 0  # messages it took
+    delivered_at: int | None = None
+    failures: int = 0  # tries in a row that it did not take
+    failed_at: int | None = None
+    not_before: int = 0  # it asked for no tries before this time
+    error: str = ""  # of the last failure
+    disabled_at: int | None = None  # it said 410 Gone and nobody has enabled it since
+    disabled_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,6 +33,33 @@ STATE_MIGRATIONS: tuple[str, ...] = (
     """,
     # Entries of a type newest first, for searching and for finding the latest runs at a start.
     "CREATE INDEX entry_type ON entry (type)",
+    # Alerts out: urgent messages, groups (`grp` is the group a message still waits in, `carried_by` the message that told it), and what
+    # is remembered of an endpoint. SQLite cannot change a CHECK, so the table is made anew; its positions stay.
+    """
+    CREATE TABLE outbox_next (
+        position INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL, endpoint TEXT NOT NULL, body TEXT NOT NULL, severity TEXT NOT NULL, created_at INTEGER NOT NULL,
+        status TEXT NOT NULL DEFAULT 'waiting' CHECK (status IN ('waiting', 'delivered', 'dead', 'grouped')),
+        attempts INTEGER NOT NULL DEFAULT 0, next_due INTEGER NOT NULL, settled_at INTEGER, error TEXT NOT NULL DEFAULT '',
+        urgent INTEGER NOT NULL DEFAULT 0, reminder INTEGER NOT NULL DEFAULT 0, grp TEXT NOT NULL DEFAULT '', carried_by INTEGER,
+        UNIQUE (id, endpoint));
+    INSERT INTO outbox_next (position, id, endpoint, body, severity, created_at, status, attempts, next_due, settled_at, error, urgent)
+        SELECT position, id, endpoint, body, severity, created_at, status, attempts, next_due, settled_at, error, severity = 'critical'
+        FROM outbox;
+    DROP TABLE outbox;
+    ALTER TABLE outbox_next RENAME TO outbox;
+    CREATE INDEX outbox_lane ON outbox (endpoint, position) WHERE status = 'waiting' AND grp = '';
+    CREATE INDEX outbox_held ON outbox (endpoint, grp, position) WHERE status = 'waiting' AND grp <> '';
+    CREATE INDEX outbox_dead ON outbox (endpoint, position) WHERE status = 'dead';
+    CREATE INDEX outbox_carried ON outbox (carried_by, position) WHERE carried_by IS NOT NULL;
+    CREATE TABLE outbox_told (endpoint TEXT NOT NULL, grp TEXT NOT NULL, at INTEGER NOT NULL, PRIMARY KEY (endpoint, grp)) WITHOUT ROWID;
+    CREATE TABLE endpoint (
+        name TEXT PRIMARY KEY, delivered INTEGER NOT NULL DEFAULT 0, delivered_at INTEGER,
+        failures INTEGER NOT NULL DEFAULT 0, failed_at INTEGER, not_before INTEGER NOT NULL DEFAULT 0, error TEXT NOT NULL DEFAULT '',
+        disabled_at INTEGER, disabled_reason TEXT NOT NULL DEFAULT '') WITHOUT ROWID;
+    INSERT INTO endpoint (name, delivered, delivered_at)
+        SELECT endpoint, count(*), max(settled_at) FROM outbox WHERE status = 'delivered' GROUP BY endpoint;
+    """,
 )
 FEED_MIGRATIONS: tuple[str, ...] = (
     """

@@ -25,7 +25,7 @@ from typing import TypeVar, assert_never
 
 from daemon.journal import audit, checkpoint, feed, outbox
 from daemon.journal.audit import ChainReport
-from daemon.journal.entry import OBSERVED, Checkpoint, Delivery, Entry, JournalError, OutboxItem
+from daemon.journal.entry import OBSERVED, Checkpoint, Delivery, EndpointRecord, Entry, Held, JournalError, OutboxItem
 from daemon.journal.schema import (
     FEED_MIGRATIONS,
     STATE_MIGRATIONS,
@@ -256,6 +256,30 @@ class Journal:
         """A dead letter waits again, at its old place of the lane."""
         return self._change(lambda connection: outbox.revive(connection, position, at))
 
+    def send(self, items: Sequence[OutboxItem]) -> Future[None]:
+        """Puts messages into the outbox that no record caused (of delivery itself); an id that its endpoint has already is left out."""
+        return self._change(lambda connection: outbox.insert(connection, items))
+
+    def release(self, position: int, at: int) -> Future[None]:
+        """A message that waited in its group alone joins its lane."""
+        return self._change(lambda connection: outbox.release(connection, position, at))
+
+    def coalesce(self, positions: Sequence[int], item: OutboxItem) -> Future[None]:
+        """`item` is sent in the place of the messages at `positions`, which share its fate; in one transaction."""
+        return self._change(lambda connection: outbox.coalesce(connection, positions, item))
+
+    def endpoint_failed(self, name: str, at: int, error: str, not_before: int = 0) -> Future[None]:
+        """An endpoint did not take a message; it asked for no tries before `not_before` (ns)."""
+        return self._change(lambda connection: outbox.endpoint_failed(connection, name, at, error, not_before))
+
+    def disable_endpoint(self, name: str, at: int, reason: str) -> Future[None]:
+        """Nothing more goes to an endpoint until it is enabled, over restarts."""
+        return self._change(lambda connection: outbox.disable(connection, name, at, reason))
+
+    def enable_endpoint(self, name: str, at: int) -> Future[None]:
+        """Messages go to an endpoint again, those that wait at once."""
+        return self._change(lambda connection: outbox.enable(connection, name, at))
+
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def entries(self, after_seq: int = 0) -> Iterator[Entry]:
@@ -310,9 +334,16 @@ class Journal:
         # One that is ahead of the state belongs to another history (a state.db restored alone): without it the start is slower, not wrong.
         return None if found is None or found.seq > self.last_seq() else found
 
-    def due_deliveries(self, now: int, *, unordered: frozenset[str] = frozenset(), limit: int = DELIVERIES_MAX) -> list[Delivery]:
-        """What may be sent now: the head of each endpoint's lane when due, of `unordered` endpoints everything due."""
-        return self._read(lambda connection: outbox.due(connection, now, unordered, limit))
+    def due_deliveries(
+        self, now: int, *, unordered: frozenset[str] = frozenset(), spared: frozenset[str] = frozenset(), limit: int = DELIVERIES_MAX
+    ) -> list[Delivery]:
+        """What may be sent now: the head of each endpoint's lane when due, of `unordered` endpoints everything due, of `spared` ones only
+        what is urgent."""
+        return self._read(lambda connection: outbox.due(connection, now, unordered, spared, limit))
+
+    def lane(self, endpoint: str, now: int, limit: int = DELIVERIES_MAX) -> list[Delivery]:
+        """What waits for one endpoint and is due, urgent ones first, whatever waits for others."""
+        return self._read(lambda connection: outbox.lane(connection, endpoint, now, limit))
 
     def next_delivery_due(self, *, unordered: frozenset[str] = frozenset()) -> int | None:
         """When the next delivery is due (ns); None when nothing waits."""
@@ -325,6 +356,34 @@ class Journal:
     def dead_letters(self, endpoint: str | None = None) -> list[Delivery]:
         """Deliveries given up, oldest first."""
         return self._read(lambda connection: outbox.dead(connection, endpoint))
+
+    def messages(self, endpoint: str = "", status: str = "", limit: int = DELIVERIES_MAX) -> list[Delivery]:
+        """Messages of any fate, newest first."""
+        return self._read(lambda connection: outbox.latest(connection, endpoint, status, limit))
+
+    def messages_of(self, id_or_position: str) -> list[Delivery]:
+        """The deliveries of one message, one an endpoint; by its id, or by the position of one of them."""
+        return self._read(lambda connection: outbox.of_id(connection, id_or_position))
+
+    def carried_by(self, position: int) -> list[Delivery]:
+        """The messages that the one at `position` told in their place."""
+        return self._read(lambda connection: outbox.carried(connection, position))
+
+    def delivery_counts(self) -> dict[tuple[str, str], int]:
+        """How many messages are `waiting` or `dead`, by (endpoint, status)."""
+        return self._read(outbox.counts)
+
+    def endpoint_records(self) -> dict[str, EndpointRecord]:
+        """What is remembered of each endpoint that was ever tried."""
+        return self._read(outbox.endpoints)
+
+    def held_groups(self) -> list[Held]:
+        """Every group with messages that wait to be told together."""
+        return self._read(outbox.held)
+
+    def group_members(self, endpoint: str, group: str, limit: int) -> list[Delivery]:
+        """The messages of a group that wait to be told, oldest first."""
+        return self._read(lambda connection: outbox.members(connection, endpoint, group, limit))
 
     def verify_chain(self, anchor: str | None = None) -> ChainReport:
         """Walks the whole audit chain, and compares it with `anchor` (`seq:hash`). Raises UserError for a text that is no anchor."""

@@ -21,6 +21,9 @@ from daemon.world.entities import Kind, Route
 TESTS_MAX = 200
 POINTS_MAX = 20_000
 ENTITY_KEYS = ("market", "account", "venue", "chain", "route", "bucket")
+TRIGGER_STATES = ("inactive", "pending", "firing", "clearing")
+OUTCOMES = ("done", "rejected", "failed", "unknown")
+RECONCILED = ("applied", "absent")
 RUN_STATES = ("none", "waiting", "running", "done", "skipped", "blocked", "failed", "aborted", "unknown", "shadow")
 _BARE = frozenset({"1", "price", "base", "USD"})
 _ORDER = (Kind.POSITION, Kind.ACCOUNT, Kind.MARKET, Kind.VENUE, Kind.CHAIN, Kind.ROUTE, Kind.BUCKET, Kind.PORTFOLIO)
@@ -184,7 +187,7 @@ class _Cases:
         at = self.findings.duration(node, section.path("at")) if node is not None else None
         state_node, run_node, spent_node = section.get("state"), section.get("run"), section.get("spent")
         state = (
-            self.findings.choice(state_node, section.path("state"), ("inactive", "pending", "firing", "clearing"))
+            self.findings.choice(state_node, section.path("state"), TRIGGER_STATES)
             if state_node is not None
             else None
         )
@@ -246,9 +249,9 @@ class _Cases:
             return {}
         section = Section(self.findings, node, where, "a mock")
         section.required("outcome", "outcome: rejected")
-        read: dict[str, object] = {"outcome": section.choice("outcome", ("done", "rejected", "failed", "unknown"), "done")}
+        read: dict[str, object] = {"outcome": section.choice("outcome", OUTCOMES, "done")}
         if section.has("reconcile"):
-            read["reconcile"] = section.choice("reconcile", ("applied", "absent"), "absent")
+            read["reconcile"] = section.choice("reconcile", RECONCILED, "absent")
         if section.has("reason"):
             read["reason"] = section.text("reason") or ""
         sets = section.section("sets", "sets: {size: 5}")

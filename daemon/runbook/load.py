@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from daemon.errors import Diagnostic
+from daemon.errors import Diagnostic, UserError
 from daemon.runbook.document import BYTES_MAX, Document, compose
 from daemon.runbook.fields import hint
 from daemon.runbook.model import Runbook
@@ -133,6 +133,14 @@ def runbook_files(paths: Sequence[Path]) -> tuple[list[Path], list[Diagnostic]]:
     """The files of runbooks that the paths mean, each once, and what is wrong with the paths."""
     errors: list[Diagnostic] = []
     return _files(paths, errors), errors
+
+
+def there(*paths: Path) -> Sequence[Path]:
+    """The paths as they are. Raises UserError for the first that is not there: wrong usage, and no mistake in a runbook."""
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder; write a runbook's file, or a folder of them")
+    return paths
 
 
 def _bytes_of(path: Path) -> bytes:

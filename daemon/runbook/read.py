@@ -47,8 +47,8 @@ SEVERITIES: tuple[Literal["info", "warning", "critical"], ...] = ("info", "warni
 INTENTS: tuple[Literal["economy", "survival"], ...] = ("economy", "survival")
 STAGES: tuple[Literal["disabled", "shadow", "armed"], ...] = ("disabled", "shadow", "armed")
 MODES: tuple[Literal["single", "queued", "restart"], ...] = ("single", "queued", "restart")
-_ON_UNKNOWN: tuple[Literal["hold", "fire"], ...] = ("hold", "fire")
-_THEN: tuple[Literal["pause", "stay_armed", "halt_all"], ...] = ("pause", "stay_armed", "halt_all")
+ON_UNKNOWN: tuple[Literal["hold", "fire"], ...] = ("hold", "fire")
+THEN: tuple[Literal["pause", "stay_armed", "halt_all"], ...] = ("pause", "stay_armed", "halt_all")
 EVENTS = ("fired", "acted", "blocked", "failed", "no_data", "cleared")
 REVIEW_DAYS = {"month": 31, "quarter": 92, "half-year": 183, "year": 366}
 SURVIVAL_FOR_MAX_NS = 15 * NS
@@ -228,7 +228,7 @@ class _Reader:
             "for_ns": section.duration("for", 0),
             "until_for_ns": section.duration("until_for", 0),
         }
-        on_unknown = section.choice("on_unknown", _ON_UNKNOWN, "hold")
+        on_unknown = section.choice("on_unknown", ON_UNKNOWN, "hold")
         section.close()
         if when is None:
             return None
@@ -332,7 +332,7 @@ class _Reader:
             return OnFailure(then=default)
         section.name = "on_failure"
         notify = section.texts("notify", "[page]")
-        then = section.choice("then", _THEN, default)
+        then = section.choice("then", THEN, default)
         section.close()
         return OnFailure(notify=notify, then=then)
 

@@ -39,10 +39,11 @@ from daemon.runbook.nodes import ListNode, MapNode, ScalarNode, YamlNode
 from daemon.units import MINUTE_NS, NS
 from daemon.world.entities import Kind
 
-_ORDER: tuple[Literal["best_survival", "most_expensive_first", "pro_rata"], ...] = ("best_survival", "most_expensive_first", "pro_rata")
-_TARGETS: tuple[Literal["target", "edge"], ...] = ("target", "edge")
-_OTHERWISE: tuple[Literal["skip", "proceed", "abort"], ...] = ("skip", "proceed", "abort")
-_ON_FAILURE: tuple[Literal["abort", "continue", "escalate"], ...] = ("abort", "continue", "escalate")
+ShrinkOrder = Literal["best_survival", "most_expensive_first", "pro_rata"]
+SHRINK_ORDERS: tuple[ShrinkOrder, ...] = ("best_survival", "most_expensive_first", "pro_rata")
+REBALANCE_TO: tuple[Literal["target", "edge"], ...] = ("target", "edge")
+OTHERWISE: tuple[Literal["skip", "proceed", "abort"], ...] = ("skip", "proceed", "abort")
+STEP_ON_FAILURE: tuple[Literal["abort", "continue", "escalate"], ...] = ("abort", "continue", "escalate")
 ACTIONS = (
     "shrink_position", "shrink_account", "move_buffer", "cancel_orders", "halt", "resume", "rebalance", "notify", "webhook", "wait",
     "pause",
@@ -60,8 +61,8 @@ _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LABEL = re.compile(r"label\.([A-Za-z_][A-Za-z0-9_-]*)")
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
 
-_OPENINGS = (Kind.POSITION, Kind.MARKET, Kind.ACCOUNT, Kind.VENUE, Kind.CHAIN, Kind.BUCKET, Kind.PORTFOLIO)
-_ORDERS = (Kind.POSITION, Kind.MARKET, Kind.ACCOUNT)
+HALT_SCOPES = (Kind.POSITION, Kind.MARKET, Kind.ACCOUNT, Kind.VENUE, Kind.CHAIN, Kind.BUCKET, Kind.PORTFOLIO)
+CANCEL_SCOPES = (Kind.POSITION, Kind.MARKET, Kind.ACCOUNT)
 
 
 def reached(kind: Kind) -> tuple[Kind, ...]:
@@ -233,7 +234,7 @@ def _shrink_account(section: Section, setting: Setting) -> ShrinkAccount | None:
     one = _one_of(section, ("to_margin_ratio", "by"))
     target = _amount(section, "to_margin_ratio", setting.scope, ("ratio",), share=True)
     by = _amount(section, "by", setting.planned, ("ratio",), share=True)
-    order = section.choice("order", _ORDER, "best_survival")
+    order = section.choice("order", SHRINK_ORDERS, "best_survival")
     cut = _slicing(section)
     stop = section.expression("stop_when", setting.scope, "bool")
     section.close()
@@ -357,7 +358,7 @@ def _pause(section: Section) -> Pause | None:
 def _rebalance(section: Section, setting: Setting) -> Rebalance | None:
     bucket = section.text("bucket")
     everything = section.choice("all", ("true", "false"), "false") == "true"
-    to = section.choice("to", _TARGETS, "target")
+    to = section.choice("to", REBALANCE_TO, "target")
     section.close()
     if (bucket is not None and everything) or (bucket is None and not everything and setting.kind is not Kind.BUCKET):
         section.findings.error(
@@ -383,11 +384,11 @@ def _act(step: Section, kind: str, setting: Setting) -> Act | None:
         case "move_buffer":
             return _move(section, setting)
         case "cancel_orders":
-            scope = _kind(section, _ORDERS, setting, "cancel_orders")
+            scope = _kind(section, CANCEL_SCOPES, setting, "cancel_orders")
             section.close()
             return Cancel(scope=scope) if scope else None
         case "halt" | "resume":
-            scope = _kind(section, _OPENINGS, setting, kind)
+            scope = _kind(section, HALT_SCOPES, setting, kind)
             section.close()
             return Gate(scope=scope, closed=kind == "halt") if scope else None
         case "notify":
@@ -416,7 +417,7 @@ def _approval(step: Section, setting: Setting) -> Approval | None:
         section.findings.error("E008", f"{section.path('from')} names nobody; write from: [desk-lead]", node, section.path("from"))
     quorum = section.count("quorum", 1, 1, 20)
     timeout = section.duration("timeout", 2 * MINUTE_NS)
-    otherwise = section.choice("otherwise", _OTHERWISE, "skip")
+    otherwise = section.choice("otherwise", OTHERWISE, "skip")
     section.close()
     if setting.survival and otherwise == "skip":
         at = section.node.get("otherwise") or section.node
@@ -471,7 +472,7 @@ def _step(section: Section, setting: Setting, used: dict[str, ScalarNode]) -> St
         retry = Retry(attempts=tries.count("attempts", 1, 1, ATTEMPTS_MAX), backoff_ns=tries.duration("backoff", 2 * NS))
         tries.close()
     verify = _verify(section, setting)
-    on_failure = section.choice("on_failure", _ON_FAILURE, "abort")
+    on_failure = section.choice("on_failure", STEP_ON_FAILURE, "abort")
     section.close(RESERVED_ACTIONS)
     if name is None or len(act) != 1 or act[0] is None:
         return None

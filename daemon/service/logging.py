@@ -48,6 +48,11 @@ def configure(style: str, stream: TextIO | None = None) -> None:
     )
 
 
+def quiet() -> None:
+    """Say nothing: a verb that looks and tells in its own words has standard output for itself."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+
+
 def log() -> structlog.typing.FilteringBoundLogger:
     """The logger of this process."""
     logger: structlog.typing.FilteringBoundLogger = structlog.get_logger()

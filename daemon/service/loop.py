@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
+from daemon.edges.formats import takes
+from daemon.edges.webhook import Endpoint
 from daemon.engine.actions import Action, Notify
 from daemon.engine.codec import encode
 from daemon.engine.engine import Engine, Transition
@@ -20,8 +22,10 @@ from daemon.journal.store import Journal
 from daemon.runbook.model import Runbook
 from daemon.service.clock import Clock
 from daemon.service.dispatcher import Dispatcher
+from daemon.service.grouping import group_of, reminder, urgent
 from daemon.service.inbox import Inbox
 from daemon.service.logging import fact, log, readable
+from daemon.service.tally import Durations
 from daemon.units import FOREVER, MINUTE_NS, NS
 
 TURN_MAX_S = 1.0  # real seconds between two turns when nothing happens
@@ -48,23 +52,43 @@ class Turns:
     gaps: int = 0
     step_ns_max: int = 0  # longest decision since the start
     commit_ns_max: int = 0  # longest wait for a commit since the start
+    decisions: Durations = field(default_factory=Durations)
+    commits: Durations = field(default_factory=Durations)
 
 
 class Mail:
-    """Turns notices into outbox items: which endpoints a channel has, and what a message says."""
+    """Turns notices into outbox items: which endpoints a channel has, what a message says, and with which others it is told."""
 
-    def __init__(self, *, channels: Mapping[str, Sequence[str]], compose: Callable[[Notify, int, int], str]) -> None:
+    def __init__(
+        self,
+        *,
+        channels: Mapping[str, Sequence[str]],
+        compose: Callable[[Notify, int, int], str],
+        endpoints: Mapping[str, Endpoint] | None = None,
+    ) -> None:
         self._channels = channels
         self._compose = compose
+        self._endpoints = endpoints or {}
 
     def items(self, notify: Notify, *, at: int, seq: int) -> list[OutboxItem]:
         """One item an endpoint of the notice's channels; a channel without an endpoint reaches the log only."""
-        endpoints = dict.fromkeys(name for channel in notify.to for name in self._channels.get(channel, ()))
+        known = dict.fromkeys(name for channel in notify.to for name in self._channels.get(channel, ()))
+        names = [name for name in known if name not in self._endpoints or takes(self._endpoints[name].format, notify.event)]
+        if not names:
+            return []
+        body = self._compose(notify, at, seq)
         return [
             OutboxItem(
-                id=notify.action_id, endpoint=name, body=self._compose(notify, at, seq), severity=notify.severity, created_at=at
+                id=notify.action_id,
+                endpoint=name,
+                body=body,
+                severity=notify.severity,
+                created_at=at,
+                urgent=urgent(notify),
+                group=group_of(self._endpoints[name].grouping if name in self._endpoints else None, notify),
+                reminder=reminder(notify),
             )
-            for name in endpoints
+            for name in names
         ]
 
 
@@ -213,6 +237,8 @@ class Loop:
         turns.records += len(records)
         turns.step_ns_max = max(turns.step_ns_max, step_ns)
         turns.commit_ns_max = max(turns.commit_ns_max, commit_ns)
+        turns.decisions.note(step_ns)
+        turns.commits.note(commit_ns)
         if step_ns > SLOW_TURN_NS:
             log().warning("loop.lagged", step_ms=step_ns // 1_000_000, seq=self.position.seq)
 

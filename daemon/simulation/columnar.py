@@ -1018,7 +1018,7 @@ class ColumnHot(Hot):
             self._bring(kind, number, self.now)
         return super().seen_at(kind, entity, signal)
 
-    def state(self, runbook: str, entity: str) -> TriggerState:
+    def state(self, runbook: str, entity: str, *, lacking: bool = True) -> TriggerState:
         """Where the trigger of an instance stands now, however far ahead it was advanced."""
         instance = self._by_key.get((runbook, entity))
         place = next(
@@ -1027,7 +1027,7 @@ class ColumnHot(Hot):
         )
         if instance is not None and place is not None:
             instance.ints[instance.q : instance.q + TRIGGER_CELLS] = self._cells_at(*place, self.now)
-        return super().state(runbook, entity)
+        return super().state(runbook, entity, lacking=lacking)
 
     def _cells_at(self, g: int, k: int, at: int) -> list[int]:
         group = self._groups[g]

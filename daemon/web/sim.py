@@ -7,10 +7,8 @@ share (markets, books) are printed once a second of venue time. Documented for u
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
 import re
-import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,7 +24,6 @@ from starlette.types import Receive, Scope, Send
 
 from daemon.edges.dydx import wire
 from daemon.edges.dydx.wire import Json
-from daemon.errors import UserError
 from daemon.simulation.bridges import Refusal, TransferRequest
 from daemon.simulation.markets import MarketState
 from daemon.simulation.scenario import SHOCK
@@ -643,24 +640,6 @@ class SimulatedVenue:
 async def _no_such_path(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     return _json(wire.print_errors(f"Cannot {request.method} {request.url.path}"), status)
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one. Raises UserError when the address cannot be had."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except (OSError, OverflowError) as error:
-        listener.close()
-        number = error.errno if isinstance(error, OSError) else None
-        if number == errno.EADDRINUSE:
-            raise UserError(f"port {port} on {host} is in use; stop what listens there or choose another --port") from error
-        if number == errno.EACCES:
-            raise UserError(f"port {port} on {host} needs privileges; choose a --port above 1023") from error
-        raise UserError(f"cannot listen on {host} port {port}: {error}; --host and --port name an address of this machine") from error
-    return listener
 
 
 def server(venue: SimulatedVenue) -> uvicorn.Server:

@@ -6,15 +6,18 @@ regime's factor; how long something lasts is log-normal. Hours count from the st
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import NamedTuple, Protocol
 
+from daemon.errors import UserError
+from daemon.simulation.route_models import MODELS
 from daemon.simulation.stress.draws import NORMAL, Draws, Purpose
 from daemon.simulation.stress.regime import Z95, Clock, Interval, Spells, SpellsOf, lasting_hours, merged, regime_spells, state_at
-from daemon.simulation.stress.worldfile import CALM, ChainWorld, RouteWorld, VenueWorld, WorldSpec
+from daemon.simulation.stress.worldfile import CALM, DEFAULT, ChainWorld, RouteWorld, VenueWorld, WorldSpec
 from daemon.units import HOUR_NS, NS
 from daemon.world.entities import Kind
 
@@ -119,8 +122,21 @@ def delay_quantile(law: RouteWorld | None, eta_s: float, p95_s: float, u: float)
     return typical * math.exp(math.log(p95 / typical) / Z95 * NORMAL.inv_cdf(u))
 
 
+def check_models(world: WorldSpec, models: Mapping[str, str]) -> None:
+    """`models`: by route, empty for the world's default. Raises UserError for those that are neither a law of the world nor a known model
+    of a real route (of which the world then says nothing of its own): its transfers would arrive by a law that nobody meant."""
+    known = sorted({*world.routes, *MODELS} - {DEFAULT})
+    wrong: list[str] = []
+    for route, model in models.items():
+        if model and model not in known:
+            close = difflib.get_close_matches(model, known, 1)
+            wrong.append(f"route '{route}': '{model}' is no model of a route" + (f"; did you mean '{close[0]}'?" if close else ""))
+    if wrong:
+        raise UserError("\n".join([*wrong, f"models that world '{world.world}' or reefd knows: {', '.join(known)}"]))
+
+
 class Surroundings:
-    """The laws of venues, chains and routes of one book in one world."""
+    """The laws of venues, chains and routes of one book in one world. Raises UserError for a route's model that nobody knows."""
 
     def __init__(
         self,
@@ -132,6 +148,7 @@ class Surroundings:
         chains: Sequence[str],
         start: int,
     ) -> None:
+        check_models(world, {route.name: route.model for route in routes})
         self.world, self.start, self.markets = world, start, tuple(markets)
         self.routes = {route.name: route for route in routes}
         self.venue_laws: dict[str, VenueWorld | None] = {
