@@ -70,7 +70,7 @@ class FakeDesk:
     """A `Desk` in memory; `clock` gives seconds since 1970. Methods that change it may be called from any thread."""
 
     def __init__(self, build: Callable[[float], Now] = scenes.eventful, *, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
+        self.clock = clock
         self.at = clock()
         self.current: Now = build(self.at)
         self.commands: list[Command] = []
@@ -108,7 +108,7 @@ class FakeDesk:
 
     def publish(self, kind: str, summary: str, **more: str) -> None:
         """Tell every reader of the stream, and then that there is a new snapshot."""
-        at = scenes.stamp(self._clock())
+        at = scenes.stamp(self.clock())
         with self._lock:
             self.current = replace(self.current, at=at, published=at, seq=self.current.seq + 1)
             told = (
@@ -129,7 +129,7 @@ class FakeDesk:
 
     def fire(self, entity: str = "dydx:BTC-USD", runbook: str = "funding-spike") -> RunView:
         """A trigger fires and its run starts; the run."""
-        now = self._clock()
+        now = self.clock()
         run = f"{runbook}/{entity}/{int(now) * NS}/1"
         head = replace(
             scenes.running(now)[0],
@@ -151,7 +151,7 @@ class FakeDesk:
 
     def need(self, deadline_s: float = 120.0) -> NeedView:
         """A plan waits for a person, and the line says so."""
-        view = scenes.approval(self._clock(), deadline_s)
+        view = scenes.approval(self.clock(), deadline_s)
         self.current = replace(self.current, line="NEEDS YOU", needs=(view, *self.current.needs), why="an approval waits")
         self.publish("ApprovalRequested", view.title, runbook=view.runbook, entity=view.entity, run_id=view.run_id, severity="warning")
         return view
@@ -161,7 +161,7 @@ class FakeDesk:
     async def now(self) -> Now:
         self._there()
         if not self.stands:
-            at = scenes.stamp(self._clock())
+            at = scenes.stamp(self.clock())
             self.current = replace(self.current, at=at, published=at)
         return self.current
 
@@ -315,7 +315,7 @@ class FakeDesk:
             return self._seen[command.command_id]
         self.commands.append(command)
         done, effect = self._take(command)
-        answer = Effect(done=done, effect=effect, seq=self.current.seq, at=scenes.stamp(self._clock()))
+        answer = Effect(done=done, effect=effect, seq=self.current.seq, at=scenes.stamp(self.clock()))
         self._seen[command.command_id] = answer
         self.publish("CommandTaken", f"{command.actor}: {effect}", severity="info")
         return answer
@@ -369,11 +369,11 @@ class FakeDesk:
     def _asked(self, what: str, which: str, actor: str, effect: str) -> Effect:
         self._there()
         self.asked.append((what, which, actor))
-        return Effect(done=True, effect=effect, seq=self.current.seq, at=scenes.stamp(self._clock()))
+        return Effect(done=True, effect=effect, seq=self.current.seq, at=scenes.stamp(self.clock()))
 
     def _take(self, command: Command) -> tuple[bool, str]:
         now = self.current
-        at = scenes.stamp(self._clock())
+        at = scenes.stamp(self.clock())
         match command.verb:
             case "approve" | "deny":
                 return self._answer(command)

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
+import aiomqtt
 import pytest
 from mqtt_world import BrokerProcess, Listener, broker, said, stranger, until
 from service_processes import Venue, ended, free_port, lay_out, spawn, tail
@@ -19,6 +20,7 @@ from service_processes import until as until_or_tail
 from test_service_mqtt import commanded
 from test_service_mqtt_state import BOOK, NOW
 
+from daemon.app.doctor import _broker as examine_broker
 from daemon.app.live_mqtt import LiveMqtt
 from daemon.app.status import degraded
 from daemon.journal.store import Journal
@@ -27,6 +29,7 @@ from daemon.service.inbox import Inbox
 from daemon.service.views import Command, Effect, GateAnswer, Now, RunbookView
 from daemon.settings import parse_settings
 from daemon.web.desk import Desk, NotKnown, Unavailable
+from daemon.web.tokens import TokenFile
 
 assert broker  # the fixture
 
@@ -152,6 +155,23 @@ def test_status_says_since_when_the_broker_is_away() -> None:
     assert told == ["MQTT: the broker refused reefd/feed/+/+: Not authorized"]
 
 
+async def test_doctor_finds_out_whether_the_broker_lets_us_in_and_whether_anybody_listens(broker: BrokerProcess) -> None:
+    settings = parse_settings(f"mqtt: {{host: 127.0.0.1, port: {broker.port}, feed: [chain], commands: true}}", "s.yaml")
+    at = settings.mqtt_broker()
+    assert at is not None
+    found = await examine_broker(settings, at, send=False)
+    assert (found.verdict, found.text) == ("ok", f"mqtt://127.0.0.1:{broker.port} lets us in; --send sends a test message")
+    found = await examine_broker(settings, at, send=True)
+    assert (found.verdict, "nobody is subscribed to reefd/notice/info" in found.text) == ("warning", True)
+    async with Listener(broker, "reefd/notice/#") as listener:
+        found = await examine_broker(settings, at, send=True)
+        assert (found.verdict, found.text) == ("ok", f"mqtt://127.0.0.1:{broker.port} took a test message")
+        await until(lambda: listener.heard)
+    broker.kill()
+    found = await examine_broker(settings, at, send=False)
+    assert (found.check, found.verdict, "refused" in found.text) == ("mqtt", "failed", True)
+
+
 RUNBOOK = """
 schema: reefd/v1
 runbook: index-high
@@ -165,6 +185,59 @@ trigger: {when: index_price > 100_000 USD/base, until: index_price < 90_000 USD/
 steps: [{id: tell, notify: {to: [desk], text: "{market}: index {index_price}"}}]
 on_failure: {then: stay_armed}
 """
+
+
+@pytest.mark.slow
+async def test_a_running_daemon_tells_its_state_and_is_halted_and_resumed_by_whoever_has_the_token(
+    broker: BrokerProcess, tmp_path: Path
+) -> None:
+    venue, log = Venue(free_port()), tmp_path / "run.log"
+    config = lay_out(tmp_path, venue.port, runbook=RUNBOOK)
+    text = config.read_text().replace("http: {enabled: false}", f"http: {{enabled: false, tokens: {tmp_path / 'tokens.yaml'}}}")
+    config.write_text(text + f"mqtt: {{host: 127.0.0.1, port: {broker.port}, feed: [market.index_price], commands: true}}\n")
+    at = "2026-01-01T00:00:00Z"
+    approver, admin = (TokenFile(tmp_path / "tokens.yaml").add(name, role, at=at) for name, role in (("ana", "approve"), ("root", "admin")))
+    await venue.start(tmp_path / "scenario.yaml", 1.0, tmp_path / "sim.log")
+    process = await spawn("run", "--config", str(config), "--log", "json", log=log)
+
+    async def answer(somebody: aiomqtt.Client, **changes: object) -> dict[str, Any]:
+        number = len(listener.of("answers/x")) + 1
+        await said(somebody, "reefd/command", commanded(id=f"c-{number}", **changes), answer_to="answers/x")
+        await until_or_tail(lambda: len(listener.of("answers/x")) == number, log, process)
+        return cast("dict[str, Any]", json.loads(listener.last("answers/x")))
+
+    try:
+        async with Listener(broker, "reefd/#", "answers/#") as listener, stranger(broker) as somebody:
+            await until_or_tail(lambda: listener.last("reefd/status") == "online", log, process)
+            await until_or_tail(lambda: gate(listener) is True, log, process)
+            first = json.loads(listener.last("reefd/state"))
+            assert (first["house"], first["halted"], first["worst_account"]["id"]) == ("test", "", "dydx")
+            assert json.loads(listener.last("reefd/runs/index-high"))["stage"] == "armed"
+            assert (await answer(somebody, token="guessed"))["effect"] == "nothing: this token may not halt"
+            assert (await answer(somebody, token=approver, verb="resume"))["effect"] == "nothing: this token may not resume"
+            halted = await answer(somebody, token=approver)
+            assert (halted["done"], halted["seq"] > 0) == (True, True)
+            await until_or_tail(lambda: (gate(listener), gate(listener, "")) == (False, False), log, process)
+            assert "ana: maintenance" in listener.last("reefd/gate/dydx/BTC-USD")
+            assert (tmp_path / "halt").exists(), "it lasts over a restart"
+            assert (await answer(somebody, token=admin, verb="resume", reason="it is over"))["done"]
+            await until_or_tail(lambda: (gate(listener), gate(listener, "")) == (True, True), log, process)
+            head = listener.last("reefd/audit/head")
+            assert await ended(process) == 0, tail(log)
+            await until(lambda: listener.last("reefd/status") == "offline")
+            assert (gate(listener), gate(listener, "")) == (False, False)
+        with Journal.open_readonly(tmp_path / "state.db", tmp_path / "feed.db") as journal:
+            bodies = [entry.body for entry in journal.entries() if entry.type == "OperatorCommand"]
+            report = journal.verify_chain(head)
+        assert (report.intact, report.anchored) == (True, True)
+        taken = [body for body in bodies if '"mqtt:' in body]
+        assert [('"actor":"ana"' in body, '"actor":"root"' in body) for body in taken] == [(True, False), (False, True)]
+        assert approver not in log.read_text() + "".join(bodies)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        await venue.stop()
 
 
 @pytest.mark.slow

@@ -13,12 +13,13 @@ ROOT = Path(__file__).resolve().parent.parent
 WAIT_S = 180.0
 # A worker reads this file again before it takes its first batch: there it says that it starts, and stays until it is let go.
 SCRIPT = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from daemon.app.pool import Pool
 from daemon.errors import UserError
 
 HERE = Path(__file__).parent
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
 
 def work(job, batch):
     (HERE / f"worked-{batch[0]}").touch()

@@ -118,6 +118,7 @@ def test_the_settings_that_the_demo_writes_are_settings(tmp_path: Path) -> None:
         scenario=load_scenario(scenario_file),
         runbooks=ROOT / "runbooks",
         port=8650,
+        http_port=8651,
         speed=20.0,
         secret="whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
     )

@@ -300,6 +300,30 @@ def test_a_command_is_handed_on_with_its_actor_and_answered_where_its_sender_ask
     run_virtual(main())
 
 
+def test_a_command_that_is_delivered_twice_is_asked_once_and_answered_twice() -> None:
+    async def main() -> None:
+        commands: list[Command] = []
+        told: list[Outgoing] = []
+        slow = asyncio.Event()
+
+        async def perform(command: Command) -> Effect:
+            commands.append(command)
+            await slow.wait()
+            return Effect(done=True, effect=f"number {len(commands)}", seq=9, at="then")
+
+        door = doorway(perform=perform, tell=told.append)
+        door.take(asked(order(verb="resume")))
+        door.take(asked(order(verb="resume")))
+        slow.set()
+        await door.drain(1.0)
+        door.take(asked(order(verb="resume")))  # long after: a halt may have come between, and a resume again would undo it
+        await door.drain(1.0)
+        assert [command.verb for command in commands] == ["resume"]
+        assert [json.loads(answer.payload)["effect"] for answer in told] == ["number 1"] * 3
+
+    run_virtual(main())
+
+
 @pytest.mark.parametrize("token", ["wrong", ""])
 def test_a_stranger_learns_nothing_but_that_the_token_may_not(token: str) -> None:
     async def main() -> None:

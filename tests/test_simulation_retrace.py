@@ -172,7 +172,7 @@ STEP = st.tuples(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(steps=st.lists(STEP, min_size=5, max_size=80), fine=st.booleans())
 def test_the_same_deeds_again_come_to_the_same_account_to_the_last_bit_in_slices_of_any_size(steps: list[Any], fine: bool) -> None:
     rows, at = [], 0

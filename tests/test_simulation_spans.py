@@ -15,7 +15,7 @@ UNITS = st.one_of(st.just(0.0), st.floats(-900.0, 900.0))
 INSTANTS = st.lists(st.tuples(PRICE, PRICE, PRICE, PRICE), min_size=1, max_size=30)
 
 
-@settings(max_examples=300)
+@settings(max_examples=100, deadline=None)
 @given(INSTANTS, st.tuples(UNITS, UNITS), st.floats(-5_000, 60_000), st.sampled_from([0.03, 0.0, float("nan")]), st.booleans())
 def test_a_span_is_scanned_alike_over_columns_and_row_by_row(
     instants: list[tuple[float, float, float, float]], units: tuple[float, float], cash: float, fraction: float, bars: bool
@@ -35,7 +35,7 @@ def test_a_span_is_scanned_alike_over_columns_and_row_by_row(
 STEP = st.tuples(st.integers(1, 30), st.integers(-20, 60), st.one_of(st.just(NULL), PRICE))
 
 
-@settings(max_examples=300)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(STEP, max_size=20), st.lists(st.integers(100, 900), unique=True), st.integers(0, 90), PRICE, st.integers(0, 99))
 def test_prices_and_their_expiry_are_found_alike_over_columns_and_row_by_row(
     steps: list[tuple[int, int, float]], others: list[int], bound: int, value: float, seen: int

@@ -21,7 +21,7 @@ from daemon.settings import Settings
 from daemon.units import NS
 
 CANDLE_REQUESTS_PER_10S = 950  # the indexer allows 1000 from one address, apart from all other requests
-CLOCK_TRIES = 20  # a venue that is being started beside the daemon answers within seconds
+CLOCK_TRIES = 60  # a venue that is being started beside the daemon answers within seconds
 CLOCK_TRY_EVERY_S = 0.25
 
 

@@ -24,7 +24,7 @@ from rich.console import Console
 
 from daemon.app.shipped import shipped
 from daemon.app.status import read_page, status_path
-from daemon.app.story import AUDITED, PROMISES, Story
+from daemon.app.story import AUDITED, PROMISES, SERVED, Story
 from daemon.app.verifying import verify_journal
 from daemon.edges.http import HttpSource
 from daemon.edges.receiver import Received, Receiver
@@ -44,6 +44,7 @@ LOOK_EVERY_SECONDS = 0.5
 FEED_LINE_EVERY_SECONDS = 6.0
 LOG_LINES_SHOWN = 30  # of a process that died
 SECRET_VARIABLE = "REEFD_DEMO_WEBHOOK_SECRET"
+HTTP_PORT = 8470  # the default of `http.port`
 
 
 def demo(*, seconds: float | None, speed: float | None) -> int:
@@ -55,6 +56,7 @@ def demo(*, seconds: float | None, speed: float | None) -> int:
         scenario=load_scenario(scenario_file),
         runbooks=runbooks,
         port=free_port(),
+        http_port=HTTP_PORT if is_free(HTTP_PORT) else free_port(),
         speed=SPEED if speed is None else speed,
         secret="whsec_" + base64.b64encode(secrets.token_bytes(24)).decode(),
     )
@@ -73,6 +75,17 @@ def free_port() -> int:
     return port
 
 
+def is_free(port: int) -> bool:
+    """True when a loopback port can be had right now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
     """Where the demo plays: `folder` is temporary and holds settings, journal and logs."""
@@ -82,6 +95,7 @@ class Stage:
     scenario: Scenario
     runbooks: Path
     port: int
+    http_port: int
     speed: float
     secret: str
 
@@ -102,6 +116,7 @@ class Stage:
             f"journal: {{path: {self.journal}}}",
             "lateness: {request: 5s, stop: 3s}",
             f"halt_file: {self.folder / 'halt'}",
+            f"http: {{port: {self.http_port}}}",
             "log: {format: json}",
             f"clock: {{follow: venue, venue: {venue}}}",
             "venues:",
@@ -139,6 +154,7 @@ class Demo:
         self._journal_seq = 0
         self._fed = 0.0  # when the feeds were last told of
         self._processes: dict[str, Process] = {}
+        self._page = HttpSource(name="page", url=f"http://127.0.0.1:{stage.http_port}", timeout_s=5.0)
 
     async def play(self) -> int:
         """Everything, in order; the exit code."""
@@ -153,6 +169,7 @@ class Demo:
                 await self._look(venue, webhooks)
         finally:
             await venue.close()
+            await self._page.close()
             for name in list(self._processes):
                 await self._stop(name)
         self._audit()
@@ -163,15 +180,16 @@ class Demo:
     async def _start(self, venue: HttpSource, webhook_url: str) -> None:
         stage = self._stage
         words = ["sim", "--scenario", str(stage.scenario_file), "--port", str(stage.port), "--speed", f"{stage.speed:g}"]
+        settings = stage.folder / "reefd.yaml"
+        settings.write_text(stage.settings(webhook_url), encoding="utf-8")
+        # Both at once: the venue's time runs from its start on, and the daemon waits for a venue that is still starting.
         await self._spawn("sim", words)
+        await self._spawn("run", ["run", "--config", str(settings), "--log", "json"], {SECRET_VARIABLE: stage.secret})
         clock = await self._answer(venue, "/sim/clock")
         at = int(str(clock["now_ns"]))
         self._say(
             f"a simulated venue listens on port {stage.port}: {', '.join(stage.scenario.markets)}; {stage.speed:g} seconds in one", at
         )
-        settings = stage.folder / "reefd.yaml"
-        settings.write_text(stage.settings(webhook_url), encoding="utf-8")
-        await self._spawn("run", ["run", "--config", str(settings), "--log", "json"], {SECRET_VARIABLE: stage.secret})
         self._say(f"the daemon runs with {len(list(stage.runbooks.glob('*.yaml')))} runbooks; a webhook receiver listens on {webhook_url}")
 
     async def _spawn(self, name: str, words: list[str], environment: Mapping[str, str] | None = None) -> None:
@@ -238,6 +256,7 @@ class Demo:
         """Tell what is new in the journal, at the venue and at the receiver."""
         self._tell_feed()
         self._tell_journal()
+        await self._tell_page()
         try:
             answer = await venue.get("/sim/log", {"after": self._venue_seq})
         except EdgeError as error:
@@ -267,6 +286,23 @@ class Demo:
         self._say(
             f"feed: {answering} of {len(feeds)} polls answer in time; {page['loop']['events']:,} events so far", parse_iso(page["at"])
         )
+
+    async def _tell_page(self) -> None:
+        """Once: ask the daemon's own page and gate, and say where a person finds them."""
+        if SERVED in self._story.seen or "run" not in self._processes:
+            return
+        market = f"{self._stage.scenario.venue.name}:{next(iter(self._stage.scenario.markets))}"
+        try:
+            status, gate = await self._page.get("/api/v1/status"), await self._page.get("/api/v1/gate", {"market": market})
+            token = (self._stage.folder / "operator.token").read_text(encoding="utf-8").strip()
+        except (EdgeError, OSError):
+            return  # it is still starting
+        assert isinstance(status, dict)
+        assert isinstance(gate, dict)
+        self._story.told(SERVED, f"{status['line']}; may {market} be opened? {'yes' if gate['open'] else 'no'}: {gate['why']}")
+        self._say(f"its page: http://127.0.0.1:{self._stage.http_port} (to approve, pause or halt, sign in with {token})")
+        if self._stage.http_port != HTTP_PORT:
+            self._say(f"  port {HTTP_PORT} is in use, so it is served there")
 
     def _tell_journal(self) -> None:
         """Tell what the daemon has journaled since the last look; it goes on writing meanwhile."""

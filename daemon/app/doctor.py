@@ -26,7 +26,9 @@ from daemon import __version__
 from daemon.app.connections import Edges, connect, read_clock
 from daemon.app.reading import load_set, read_house_limits
 from daemon.app.status import alive, read_page, status_path
+from daemon.edges.broker import Ack, Broker, Outgoing, Subscription, joined
 from daemon.edges.dydx.feed import DydxFeed
+from daemon.edges.mqtt import MqttWire
 from daemon.edges.protocol import Feed
 from daemon.edges.webhook import Delivered, WebhookSender, render
 from daemon.engine.engine import Engine
@@ -128,6 +130,7 @@ def _files(settings: Settings) -> Iterator[Finding]:
         yield Finding(check="halt flag", verdict="warning", text=f"nothing will be sent: {flag.text()}", fix=f"rm {flag.path}, when it may")
     try:
         settings.endpoints()
+        settings.mqtt_broker()
         read_house_limits(settings.limits)
     except SettingsError as error:
         yield Finding(check="secrets and limits", verdict="failed", text=str(error), fix="the daemon does not start without them")
@@ -203,6 +206,7 @@ async def _network(settings: Settings, *, send: bool) -> AsyncIterator[Finding]:
     try:
         clock = await read_clock(settings)
         sender = WebhookSender(settings.endpoints())
+        broker = settings.mqtt_broker()
     except UserError as error:
         yield Finding(check="venue", verdict="failed", text=str(error))
         return
@@ -221,7 +225,9 @@ async def _network(settings: Settings, *, send: bool) -> AsyncIterator[Finding]:
             yield finding
         for name in sender.endpoints:
             yield await _endpoint(sender, name, send=send)
-        if not sender.endpoints:
+        if broker is not None:
+            yield await _broker(settings, broker, send=send)
+        if not sender.endpoints and broker is None:
             yield Finding(
                 check="alerts", verdict="warning", text="no endpoint is configured: nobody is told of anything",
                 fix="write `webhooks:` and `channels:`; docs/alerts.md",
@@ -337,6 +343,36 @@ async def _endpoint(sender: WebhookSender, name: str, *, send: bool) -> Finding:
         why = f"no answer within {CONNECT_S:g} s" if isinstance(error, TimeoutError) else str(error).lower()
         return Finding(check="alerts", verdict="failed", text=f"{name}: {parts.hostname} port {port}: {why}")
     return Finding(check="alerts", verdict="ok", text=f"{name}: {parts.hostname} port {port} listens; --send sends a test message")
+
+
+async def _broker(settings: Settings, broker: Broker, *, send: bool) -> Finding:
+    """Whether the MQTT broker lets us in, and lets us say and hear what the settings want; under a client id of its own."""
+    assert settings.mqtt is not None
+    prefix = settings.mqtt.prefix
+    wanted = [joined(prefix, "feed", "+", "+")] if settings.mqtt.feed else []
+    wanted += [joined(prefix, "command")] if settings.mqtt.commands else []
+    at = time.time_ns()
+    content = {"text": "reefd doctor: a test message over MQTT; nothing has happened", "severity": "info", "event": "test"}
+    test = Outgoing(
+        topic=joined(prefix, "notice", "info"),
+        payload=render("notice.test", content, at=at, seq=0).encode(),
+        properties={"id": f"doctor.{at}"},
+    )
+    try:
+        async with MqttWire(replace(broker, client_id=f"{broker.client_id}-doctor")).connect(None) as connection:
+            refused = [why for topics in wanted if (why := await connection.subscribe(Subscription(topics=topics, stored=False)))]
+            ack = await connection.publish(test) if send else Ack()
+    except EdgeError as error:
+        return Finding(check="mqtt", verdict="failed", text=str(error))
+    refused += [f"{test.topic}: {ack.refused}"] if ack.refused else []
+    if refused:
+        fix = "give the user access in the broker's rules; docs/mqtt.md"
+        return Finding(check="mqtt", verdict="failed", text="; ".join(refused), fix=fix)
+    if not ack.heard:
+        text = f"{broker.address} took a test message, but nobody is subscribed to {test.topic}"
+        return Finding(check="mqtt", verdict="warning", text=text)
+    took = "took a test message" if send else "lets us in; --send sends a test message"
+    return Finding(check="mqtt", verdict="ok", text=f"{broker.address} {took}")
 
 
 # --- telling ------------------------------------------------------------------------------------------------------------

@@ -179,6 +179,8 @@ def unjudged(instances: Sequence[Mapping[str, Any]]) -> str:
 
 def never_judged(page: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The instances that have lacked a reading since the daemon started: most often there is no such reading here."""
+    if "never_judged" in page:
+        return list(page["never_judged"])
     lost = {(i["runbook"], i["entity"]) for i in page.get("lost_instances", [])}
     return [
         {"runbook": i["runbook"], "entity": i["entity"], "lacks": i["unknown"]}

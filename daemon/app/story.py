@@ -33,8 +33,9 @@ DIVERGENCE = "an oracle divergence was detected"
 SHRUNK = "a position was shrunk at the venue"
 MOVED = "buffer was moved to the venue"
 WEBHOOK = "a signed webhook was received and verified"
+SERVED = "the page and the gate answered"
 AUDITED = "the journal's audit chain was verified"
-PROMISES = (POLLED, SPIKE, DIVERGENCE, SHRUNK, MOVED, WEBHOOK, AUDITED)
+PROMISES = (POLLED, SPIKE, DIVERGENCE, SHRUNK, MOVED, WEBHOOK, SERVED, AUDITED)
 _NANOSECONDS = re.compile(r"[./]\d{13,}")
 
 

@@ -64,12 +64,20 @@ class HotSide(Protocol):
         """True when an entity was named so far."""
         ...
 
+    def seen(self, kind: Kind, entity: str) -> Entity | None:
+        """An entity that was named so far; None for any other."""
+        ...
+
     def peek(self, kind: Kind, entity: str, signal: str, at: int, max_age: Mapping[str, int] | None = None) -> Reading:
         """A reading for whoever only looks: no entity and no window comes of it."""
         ...
 
     def glance(self, kind: Kind, entity: str, signal: str, at: int, max_age: Mapping[str, int] | None = None) -> float:
         """The value alone of a peek; NaN unknown."""
+        ...
+
+    def true_at(self, kind: Kind, entity: str, signal: str) -> int:
+        """When a reading was true by its source's own time (NEVER; FOREVER for what holds for ever)."""
         ...
 
     def state(self, runbook: str, entity: str, *, lacking: bool = True) -> TriggerState:

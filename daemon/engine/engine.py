@@ -37,7 +37,7 @@ from daemon.engine.observe import feed_failed, held_back, knowledge_back, observ
 from daemon.engine.react import close, dues, react, take_edges
 from daemon.engine.records import ActionFinished, HoldReset, Record, RunbooksInForce
 from daemon.engine.state import Cold
-from daemon.engine.status import Status, describe
+from daemon.engine.status import Lacks, Status, describe
 from daemon.engine.turn import Turn
 from daemon.language.catalogue import BLOCK_AGE_LIMIT_S
 from daemon.runbook.load import load_documents
@@ -428,8 +428,8 @@ class Engine:
         """A turn at `at` to look in with: whoever holds it reads, and emits nothing."""
         return self._turn(max(at, self._now))
 
-    def snapshot(self) -> Status:
-        """An immutable view for status pages."""
-        return describe(self._turn(self._now), self.build)
+    def snapshot(self, lacks: Lacks | None = None) -> Status:
+        """An immutable view for status pages; with `lacks` a brief one, which costs little with thousands of instances."""
+        return describe(self._turn(self._now), self.build, lacks)
 
 

@@ -638,6 +638,12 @@ class Hot:
         """True when an entity of that kind was named so far; asking names none."""
         return entity in self.arenas.kinds[kind].rows
 
+    def seen(self, kind: Kind, entity: str) -> Entity | None:
+        """An entity that was named so far, with its labels and links; None for any other."""
+        arena = self.arenas.kinds[kind]
+        number = arena.rows.get(entity)
+        return None if number is None else arena.entities[number]
+
     def peek(self, kind: Kind, entity: str, signal: str, at: int, max_age: Mapping[str, int] | None = None) -> Reading:
         """As `read`, for whoever only looks: no entity and no window comes of it. A signal over windows that nothing in force has placed
         is unknown."""
@@ -657,6 +663,11 @@ class Hot:
         value = self._run(reader, "value_0", number, at, None, None)
         assert not isinstance(value, tuple)
         return (0.0, NAN, 1.0)[int(value)] if CATALOGUE[kind, signal].unit == "bool" else float(value)
+
+    def true_at(self, kind: Kind, entity: str, signal: str) -> int:
+        """When a reading was true by its source's own time: NEVER when none came, FOREVER for what holds for ever."""
+        number = self.arenas.kinds[kind].rows.get(entity)
+        return NEVER if number is None else self.arenas.kinds[kind].I[number][seen_cell(kind, signal)]
 
     def _peeker(self, kind: Kind, signal: str, max_age: Mapping[str, int] | None) -> Linked | None:
         if self._peeked_version != self.layout.version:

@@ -10,6 +10,9 @@ from daemon.engine.state import Memory, Run, StepOutcome, instance_of
 from daemon.engine.turn import Turn
 from daemon.units import DAY_NS, FOREVER, NEVER, iso
 
+Lacks = Mapping[tuple[str, str], tuple[str, ...]]  # the instances whose triggers lack readings, and which
+INSTANCES_MAX = 500  # of a brief status
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStatusView:
@@ -104,8 +107,9 @@ class Status:
     unsettled: tuple[str, ...]
 
 
-def describe(turn: Turn, build: str) -> Status:
-    """The status of the engine at this turn."""
+def describe(turn: Turn, build: str, lacks: Lacks | None = None) -> Status:
+    """The status of the engine at this turn. `lacks` tells which triggers lack readings; without it each trigger is evaluated, which costs
+    with every instance. With it only the instances that there is something to say of are told, INSTANCES_MAX at most."""
     cold = turn.cold
     real = [s for s in cold.ledger.values() if not s.shadow]
     day = turn.at - DAY_NS
@@ -115,7 +119,7 @@ def describe(turn: Turn, build: str) -> Status:
         build=build,
         halted=cold.halted,
         runbooks={name: book.stage for name, book in books.items()},
-        instances=tuple(_instance(turn, runbook, entity, real) for runbook, entity in _known_instances(turn)),
+        instances=_instances(turn, real, lacks),
         approvals=tuple(view for run in cold.runs.values() if (view := _approval(run)) is not None),
         gates={key: tuple(closure.by for closure in closures) for key, closures in sorted(cold.gates.items())},
         pauses={
@@ -149,6 +153,27 @@ def describe(turn: Turn, build: str) -> Status:
     )
 
 
+def _instances(turn: Turn, real: list[Spend], lacks: Lacks | None) -> tuple[InstanceView, ...]:
+    of_instance: dict[str, list[Spend]] = {}
+    for spend in real:
+        of_instance.setdefault(spend.instance, []).append(spend)
+    running: dict[tuple[str, str], list[Run]] = {}
+    for run in turn.cold.runs.values():
+        running.setdefault((run.runbook, run.entity), []).append(run)
+
+    def view(runbook: str, entity: str) -> InstanceView:
+        name = instance_of(runbook, entity)
+        return _instance(turn, runbook, entity, of_instance.get(name, []), running.get((runbook, entity), []), lacks)
+
+    if lacks is None:
+        return tuple(view(runbook, entity) for runbook, entity in _known_instances(turn))
+    names = {*turn.cold.memories, *(name for name, episode in turn.cold.episodes.items() if episode.open), *turn.cold.pauses}
+    told = {*running, *lacks, *((name.partition("/")[0], name.partition("/")[2]) for name in names if "/" in name)}
+    books = {runbook: turn.current(runbook) for runbook, _ in told}
+    there = [name for name in sorted(told) if (book := books[name[0]]) is not None and turn.hot.knows(book.scope, name[1])]
+    return tuple(view(runbook, entity) for runbook, entity in there[:INSTANCES_MAX])
+
+
 def _known_instances(turn: Turn) -> list[tuple[str, str]]:
     """The instances there are, and those that are gone with a run still under way."""
     found = dict.fromkeys(turn.hot.instances())
@@ -160,11 +185,11 @@ def _when(at: int) -> str | None:
     return None if at in (NEVER, FOREVER) or at <= 0 else iso(at)
 
 
-def _instance(turn: Turn, runbook: str, entity: str, real: list[Spend]) -> InstanceView:
+def _instance(turn: Turn, runbook: str, entity: str, own: list[Spend], runs: list[Run], lacks: Lacks | None) -> InstanceView:
     cold = turn.cold
     instance = instance_of(runbook, entity)
     memory = cold.memories.get(instance, Memory())
-    state = turn.hot.state(runbook, entity)
+    state = turn.hot.state(runbook, entity, lacking=lacks is None)
     book = turn.current(runbook)
     cooldown = memory.last_end_at + book.cooldown_ns if book is not None and memory.last_end_at != NEVER else NEVER
     pause = next((p for t in ("", runbook, instance) if (p := cold.pauses.get(t)) is not None), None)
@@ -174,14 +199,14 @@ def _instance(turn: Turn, runbook: str, entity: str, real: list[Spend]) -> Insta
         state=state.status,
         pending_at=_when(state.pending_at) if state.status != "inactive" else None,
         fired_at=_when(state.fired_at) if state.status in ("firing", "clearing") else None,
-        unknown=tuple(state.unknown),
-        runs=tuple(_run(run) for run in cold.active_runs(runbook, entity)),
+        unknown=tuple(state.unknown) if lacks is None else lacks.get((runbook, entity), ()),
+        runs=tuple(_run(run) for run in runs),
         last_run=memory.last_run,
         last_status=memory.last_status,
         last_reason=memory.last_reason,
         cooldown_until=_when(cooldown) if cooldown > turn.at else None,
         paused="" if pause is None else f"by {pause.by}: {pause.reason}",
-        spent_day_usd=spent((s for s in real if s.instance == instance), since=turn.at - DAY_NS),
+        spent_day_usd=spent(own, since=turn.at - DAY_NS),
         did=memory.did,
         would=memory.would,
     )

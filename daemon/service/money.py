@@ -16,14 +16,14 @@ from decimal import Decimal
 
 from daemon.engine.engine import Engine
 from daemon.engine.records import Leg
-from daemon.engine.turn import Turn
-from daemon.language.kernels import margin_ratio_of, survivable_move_of
+from daemon.engine.turn import Turn, members
+from daemon.language.kernels import liquidation_distance_of, liquidation_price_of, margin_ratio_of, survivable_move_of
 from daemon.service.verdict import ago, moment
 from daemon.service.views import AccountView, CashView, HedgeView, Outlook, PositionView
-from daemon.units import FOREVER, NEVER, NS, show
+from daemon.units import NEVER, NS, show
 from daemon.world.entities import Kind
 
-POSITIONS_MAX = 500  # positions of an account that are shown; the largest first
+POSITIONS_MAX = 500  # positions of an account that are shown
 IMPACT = 0.0025  # of the side's depth within 50 bps: who takes all of it pays half of those 50 bps on the average
 SOON_S, LATER_S = 300.0, 1_800.0
 HEDGED = 0.10  # legs whose net is at most this share of their gross cancel each other
@@ -48,11 +48,32 @@ def known(value: float) -> float | None:
 # --- accounts -----------------------------------------------------------------------------------------------------------
 
 
-def accounts(engine: Engine, at: int) -> tuple[AccountView, ...]:
-    """Every account that is configured or was seen, the worst first: unknown, then by margin ratio, then by survivable move."""
+Positions = Mapping[str, tuple[PositionView, ...]]
+
+
+def accounts(engine: Engine, at: int, positions: Positions | None = None) -> tuple[AccountView, ...]:
+    """Every account that is configured or was seen, the worst first: unknown, then by margin ratio, then by survivable move.
+
+    `positions` are those of `positions_of`, where they were looked at before: with hundreds of them they are what costs.
+    """
     turn = engine.look(at)
-    names = dict.fromkeys([*turn.topology.accounts, *turn.hot.entities(Kind.ACCOUNT)])
-    return tuple(sorted((account(turn, name) for name in names), key=badness))
+    held = positions_of(engine, at) if positions is None else positions
+    return tuple(sorted((account(turn, name, held.get(name, ())) for name in account_names(turn)), key=badness))
+
+
+def account_names(turn: Turn) -> list[str]:
+    """Accounts that are configured or were seen."""
+    return list(dict.fromkeys([*turn.topology.accounts, *turn.hot.entities(Kind.ACCOUNT)]))
+
+
+def positions_of(engine: Engine, at: int) -> Positions:
+    """The open positions of each account, the largest first."""
+    turn = engine.look(at)
+    found = {}
+    for name in account_names(turn):
+        equity, maintenance = (turn.hot.glance(Kind.ACCOUNT, name, signal, at) for signal in ("equity", "maintenance_margin"))
+        found[name] = _positions(turn, members(turn, Kind.ACCOUNT, name, "positions"), equity, maintenance)
+    return found
 
 
 def badness(view: AccountView) -> tuple[float, float, float, str]:
@@ -64,15 +85,14 @@ def badness(view: AccountView) -> tuple[float, float, float, str]:
     return (2.0 if view.flat else 1.0, -max(ratios), move, view.id)
 
 
-def account(turn: Turn, name: str) -> AccountView:
+def account(turn: Turn, name: str, positions: tuple[PositionView, ...]) -> AccountView:
     """One account with its positions."""
     hot, at = turn.hot, turn.at
-    seen = hot.knows(Kind.ACCOUNT, name)
 
     def of(signal: str) -> float:
         return hot.glance(Kind.ACCOUNT, name, signal, at)
 
-    held = hot.members(Kind.ACCOUNT, name, "positions") if seen else []
+    held = hot.members(Kind.ACCOUNT, name, "positions") if hot.knows(Kind.ACCOUNT, name) else []
     # Sums over no positions are 0 whatever else is known: without the account's own reading nobody can say that it is flat.
     told = not math.isnan(of("collateral"))
     flat = told and not held
@@ -95,7 +115,7 @@ def account(turn: Turn, name: str) -> AccountView:
         net_delta_usd=margin("net_delta"),
         age_s=_oldest(turn, name, held),
         flat=flat,
-        positions=_positions(turn, held),
+        positions=positions,
     )
 
 
@@ -115,54 +135,58 @@ def time_to_liquidation(turn: Turn, name: str) -> float:
 
 def _oldest(turn: Turn, name: str, held: Sequence[str]) -> float | None:
     """Age in seconds of the oldest reading that the account's margin is made of; None when one was never seen."""
-    ages = [turn.hot.peek(Kind.ACCOUNT, name, "collateral", turn.at).age_ns]
+    oldest = turn.hot.true_at(Kind.ACCOUNT, name, "collateral")
     for position in held[:POSITIONS_MAX]:
-        market = turn.topology.entity(Kind.POSITION, position).links.get("market", "")
-        ages.append(turn.hot.peek(Kind.POSITION, position, "size", turn.at).age_ns)
-        ages.append(_price_age(turn, market))
-    oldest = max(ages)
-    return None if oldest >= 10**9 * NS or oldest == FOREVER else oldest / NS
+        market = market_of(turn, position)
+        price = max(turn.hot.true_at(Kind.MARKET, market, signal) for signal in valued_at(turn, market))
+        oldest = min(oldest, turn.hot.true_at(Kind.POSITION, position, "size"), price)
+    return None if oldest == NEVER else max(0, turn.at - oldest) / NS
 
 
-def _price_age(turn: Turn, market: str) -> int:
-    """Age in ns of the price that margin uses in a market, the youngest of its `valued_at`."""
+def market_of(turn: Turn, position: str) -> str:
+    """The market of a position, seen or not."""
+    own = turn.hot.seen(Kind.POSITION, position) or turn.topology.entity(Kind.POSITION, position)
+    return own.links.get("market", "")
+
+
+def valued_at(turn: Turn, market: str) -> Sequence[str]:
+    """The signals that a market's venue values positions at, the first known of them."""
     venue = turn.topology.venues.get(market.partition(":")[0])
-    names = venue.valued_at if venue is not None else ("oracle_price", "mark_price", "last_price")
-    seen = [turn.hot.peek(Kind.MARKET, market, name, turn.at) for name in names]
-    return next((reading.age_ns for reading in seen if reading.known), min((reading.age_ns for reading in seen), default=FOREVER))
+    return (venue.valued_at if venue is not None else ()) or ("oracle_price", "mark_price", "last_price")
 
 
 # --- positions ----------------------------------------------------------------------------------------------------------
 
 
-def _positions(turn: Turn, held: Sequence[str]) -> tuple[PositionView, ...]:
-    def weight(position: str) -> float:
-        notional = turn.hot.glance(Kind.POSITION, position, "notional", turn.at)
-        return -abs(notional) if notional == notional else -math.inf  # what is unknown comes first
+def _positions(turn: Turn, held: Sequence[str], equity: float, maintenance: float) -> tuple[PositionView, ...]:
+    def weight(view: PositionView) -> tuple[float, str]:
+        return (-math.inf if view.notional_usd is None else -abs(view.notional_usd), view.id)  # what is unknown comes first
 
-    return tuple(position_view(turn, position) for position in sorted(held, key=lambda p: (weight(p), p))[:POSITIONS_MAX])
+    return tuple(sorted((position_view(turn, name, equity, maintenance) for name in held[:POSITIONS_MAX]), key=weight))
 
 
-def position_view(turn: Turn, position: str) -> PositionView:
-    """One open position."""
+def position_view(turn: Turn, position: str, equity: float, maintenance: float) -> PositionView:
+    """One open position of an account with these sums (NaN unknown), which every position's liquidation depends on."""
     hot, at = turn.hot, turn.at
-    market = turn.topology.entity(Kind.POSITION, position).links.get("market", "")
+    market = market_of(turn, position)
 
     def of(signal: str) -> float | None:
         return known(hot.glance(Kind.POSITION, position, signal, at))
 
     size = hot.glance(Kind.POSITION, position, "size", at)
+    price = hot.glance(Kind.MARKET, market, "value_price", at)
+    mmf = hot.glance(Kind.MARKET, market, "mmf", at)
     return PositionView(
         id=position,
         market=market,
         size=plain_decimal(size),
         notional_usd=of("notional"),
         entry_price=of("entry_price"),
-        price=known(hot.glance(Kind.MARKET, market, "value_price", at)),
+        price=known(price),
         unrealized_pnl_usd=of("unrealized_pnl"),
         funding_daily_usd=of("funding_cost_daily"),
-        liquidation_price=of("liquidation_price"),
-        liquidation_distance=of("liquidation_distance"),
+        liquidation_price=known(liquidation_price_of(size, price, mmf, equity, maintenance)),
+        liquidation_distance=known(liquidation_distance_of(size, price, mmf, equity, maintenance)),
         exit_cost_usd=of("exit_cost"),
     )
 
@@ -192,7 +216,7 @@ def outlook_after(
     before = outlook(equity, maintenance, delta)
     trading = 0.0
     for leg in legs:
-        market = turn.topology.entity(Kind.POSITION, leg.position).links.get("market", "")
+        market = market_of(turn, leg.position)
         price = turn.hot.glance(Kind.MARKET, market, "value_price", at)
         notional = float(leg.size) * price
         trading += leg_cost(turn, market, leg.side, notional)
@@ -356,7 +380,8 @@ def exposures(turn: Turn) -> dict[str, tuple[float, float]]:
         size = turn.hot.glance(Kind.POSITION, position, "size", turn.at)
         if size == 0.0 or turn.hot.seen_at(Kind.POSITION, position, "size") == NEVER:
             continue
-        asset = turn.topology.entity(Kind.POSITION, position).labels.get("base", position)
+        own = turn.hot.seen(Kind.POSITION, position)
+        asset = own.labels.get("base", position) if own is not None else position
         notional = turn.hot.glance(Kind.POSITION, position, "notional", turn.at)
         sums.setdefault(asset, []).append(notional)
     return {asset: (math.fsum(each), math.fsum(abs(n) for n in each)) for asset, each in sums.items()}

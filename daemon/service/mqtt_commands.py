@@ -28,6 +28,7 @@ PAUSE_MAX_NS = 7 * 24 * 60 * MINUTE_NS
 ANSWER_EXPIRY_S = 60
 UNDER_WAY_MAX = 32  # commands whose effect is waited for; a halt is taken beyond it
 EFFECT_S = 15.0
+REMEMBERED_MAX = 1_000  # effects of the latest commands, for those that come twice
 MUST_SAY_WHY = ("pause", "unpause", "resume")
 _ID = re.compile(r"[A-Za-z0-9._:@-]{1,120}")
 
@@ -114,6 +115,18 @@ def _time(key: str, text: str) -> int:
         raise CommandRefused(f"{key} is no ISO-8601 time; write for example 2026-02-03T17:00:00Z") from None
 
 
+def _asked(command: CommandMessage, actor: str) -> Command:
+    return Command(
+        verb=command.verb,
+        actor=actor,
+        command_id=f"mqtt:{command.id}",
+        target=command.target,
+        reason=command.reason or f"{command.verb} over MQTT",
+        until=command.until,
+        digest=command.plan_digest,
+    )
+
+
 class CommandDoor:
     """Takes messages of `<prefix>/command`, hands on those that may, and answers."""
 
@@ -134,6 +147,7 @@ class CommandDoor:
         self._perform = perform  # journals it and tells what came of it
         self._tell = tell
         self._under_way: set[asyncio.Task[None]] = set()
+        self._effects: dict[str, asyncio.Future[Effect]] = {}  # by id, the latest
         self.taken = 0
         self.refused = 0
 
@@ -179,22 +193,17 @@ class CommandDoor:
             task.cancel()
 
     async def _do(self, message: Incoming, command: CommandMessage, actor: str) -> None:
-        asked = Command(
-            verb=command.verb,
-            actor=actor,
-            command_id=f"mqtt:{command.id}",
-            target=command.target,
-            reason=command.reason or f"{command.verb} over MQTT",
-            until=command.until,
-            digest=command.plan_digest,
-        )
+        effect = self._effects.get(command.id)
+        if effect is None:
+            effect = self._effects[command.id] = asyncio.ensure_future(self._perform(_asked(command, actor)))
+            while len(self._effects) > REMEMBERED_MAX:
+                del self._effects[next(iter(self._effects))]
         try:
             async with asyncio.timeout(EFFECT_S):
-                effect = await self._perform(asked)
+                # One that the broker delivers again (QoS 1) is answered again, but never asked again: what was asked since stands.
+                self._answer(message, command.id, await asyncio.shield(effect))
         except TimeoutError:
             log().error("command.unanswered", door="mqtt", command_id=command.id, verb=command.verb, waited_s=EFFECT_S)
-            return  # its sender hears nothing and sends it again: it counts once
-        self._answer(message, command.id, effect)
 
     def _answer(self, message: Incoming, name: str, effect: Effect) -> None:
         topic = message.response_topic

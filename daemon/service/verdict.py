@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from daemon.language.explain import TRUTHS, value_of
-from daemon.service.views import WhyNode
 from daemon.units import NS, iso, show, show_duration
 
 Tree = Mapping[str, Any]
@@ -223,25 +222,3 @@ def missing_readings(tree: Tree) -> Iterator[Tree]:
 
 def _is_unknown(tree: Tree) -> bool:
     return tree["value"] is None or (tree["unit"] == "truth" and tree["value"] == UNKNOWN)
-
-
-# --- as views -----------------------------------------------------------------------------------------------------------
-
-
-def node(tree: Tree) -> WhyNode:
-    """A trace's tree as a view; constants are left out where their text says it all."""
-    found = comparison(tree)
-    value, age = tree["value"], tree["age"]
-    number = float(value) if isinstance(value, float | int) else None
-    return WhyNode(
-        text=str(tree["text"]),
-        shown=value_of(dict(tree)),
-        value=None if number is not None and math.isnan(number) else number,
-        unit=str(tree["unit"]),
-        role=str(tree["role"]),
-        signal=str(tree["signal"]),
-        age_s=float(age) if isinstance(age, float) and not math.isinf(age) else None,
-        distance=None if found is None or math.isnan(found.away) else found.away,
-        distance_shown="" if found is None else distance_words(found),
-        kids=tuple(node(kid) for kid in tree["kids"]),
-    )

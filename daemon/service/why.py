@@ -31,10 +31,10 @@ from daemon.service.verdict import (
     moment,
     name_of,
     nearness,
-    node,
     verdict_of,
 )
-from daemon.service.views import Condition, WhyView
+from daemon.service.views import Condition, WhyNode, WhyView
+from daemon.service.whynode import node_of
 from daemon.units import FOREVER, NEVER, NS, iso
 from daemon.world.entities import Kind
 
@@ -142,6 +142,13 @@ def compared(engine: Engine, runbook: str, entity: str, at: int) -> tuple[Compar
                 until=bound if name == "until" else before.until if before else None,
             )
     return tuple(found.values())
+
+
+def node(tree: Tree) -> WhyNode:
+    """A fresh trace as a view."""
+    found = node_of(tree)
+    assert found is not None, "a trace has a text"
+    return found
 
 
 def _disabled(book: Runbook, entity: str) -> WhyView:
