@@ -23,6 +23,7 @@ from daemon.service.clock import AcceleratedClock
 from daemon.service.commands import Commands
 from daemon.service.halting import HaltFlag
 from daemon.service.inbox import Inbox
+from daemon.service.rounds import Rounds
 from daemon.service.tracks import Tracks
 from daemon.service.views import Command, Now, RunQuery, StressView
 from daemon.web.desk import NotKnown, Unavailable
@@ -48,6 +49,7 @@ class Daemon:
         behind = Behind(
             loop=loop,
             engine=self.world.engine,
+            rounds=Rounds(self.world.engine),
             topology=TOPOLOGY,
             clock=AcceleratedClock(speed=1.0, now_ns=self.world.now, monotonic=lambda: 0),
             commands=self.commands,
@@ -56,7 +58,6 @@ class Daemon:
             chronicle=Chronicle(),
             tracks=Tracks(),
             flag=self.flag,
-            source=lambda digest: next(book.source for book in self.world.books if book.digest == digest),
             ready=lambda: "",
             reload=reload,
             snapshot=lambda: self.snapshot,

@@ -160,7 +160,7 @@ def test_the_worst_account_comes_first_and_unknown_is_worse_than_known() -> None
 
 def test_an_account_nobody_knows_is_not_made() -> None:
     made = world()
-    view = account(made.engine.look(made.now), "nobody")
+    view = account(made.engine.look(made.now), "nobody", ())
     assert (view.margin_ratio, view.positions) == (None, ())
     assert not made.engine.hot.knows(Kind.ACCOUNT, "nobody")
 

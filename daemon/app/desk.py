@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TypeVar
 
 from daemon.engine.engine import Engine
@@ -26,9 +27,10 @@ from daemon.service.entries import find
 from daemon.service.gate import gate
 from daemon.service.halting import HaltFlag
 from daemon.service.moments import run_detail
+from daemon.service.now import standing
+from daemon.service.rounds import Rounds
 from daemon.service.runbooks import runbook_detail, runbook_views
 from daemon.service.sampler import TRIGGER
-from daemon.service.sightings import entity_view
 from daemon.service.tracks import Tracks
 from daemon.service.views import (
     Command,
@@ -52,6 +54,7 @@ from daemon.service.views import (
     WhyView,
 )
 from daemon.service.why import nearest, why
+from daemon.service.world import entities, entity_view, names
 from daemon.units import iso, parse_iso
 from daemon.web.desk import NotKnown, Unavailable
 from daemon.world.entities import Kind, Topology
@@ -59,7 +62,6 @@ from daemon.world.entities import Kind, Topology
 T = TypeVar("T")
 ASK_S = 2.0  # real seconds that a read waits for the loop
 COMMAND_S = 5.0  # real seconds that a command waits for its record
-SILENT_S = 5.0  # a loop turns at least once a second; five without a snapshot and nobody knows what it does
 PORTION = 50  # entities that are read in one go: the loop turns in between
 NAMES_SHOWN = 8
 
@@ -70,6 +72,7 @@ class Behind:
 
     loop: asyncio.AbstractEventLoop
     engine: Engine
+    rounds: Rounds
     topology: Topology
     clock: Clock
     commands: Commands
@@ -78,7 +81,6 @@ class Behind:
     chronicle: Chronicle
     tracks: Tracks
     flag: HaltFlag
-    source: Callable[[str], str]  # the text of a runbook by its digest
     ready: Callable[[], str]  # why the daemon cannot answer for its gates; empty when it can
     reload: Callable[[], Coroutine[object, object, str]]  # reads the runbooks anew: empty, or the errors
     snapshot: Callable[[], Now | None]
@@ -104,7 +106,9 @@ class LiveDesk:
             if answer.set_running_or_notify_cancel():
                 try:
                     answer.set_result(read())
-                except (LookupError, ValueError, UserError, NotKnown, ArithmeticError, AssertionError) as error:
+                except LookupError as error:
+                    answer.set_exception(NotKnown(str(error.args[0]) if error.args else "there is no such thing"))
+                except (ValueError, UserError, NotKnown, ArithmeticError, AssertionError) as error:
                     answer.set_exception(error)
 
         try:
@@ -131,39 +135,28 @@ class LiveDesk:
         now = self._behind.snapshot()
         if now is None:
             raise Unavailable("the daemon is starting: it has not told its state yet")
-        silent_s = (datetime.now(UTC) - datetime.fromisoformat(now.published)).total_seconds()
-        if silent_s <= SILENT_S:
-            return now
-        return replace(now, line="BLIND", since=now.at, why=f"the daemon has not turned for {silent_s:.0f} s: what follows is old")
+        return standing(now, (datetime.now(UTC) - datetime.fromisoformat(now.published)).total_seconds())
 
     async def world(self, kind: str, *, signals: tuple[str, ...] = (), limit: int = 1_000) -> tuple[EntityView, ...]:
         """Entities of a kind, read a portion at a time."""
-        found = _kind(kind)
-        names = (await self._ask(lambda: self._names(found)))[:limit]
+        found, behind = _kind(kind), self._behind
+        ids = (await self._ask(lambda: names(behind.engine, found)))[:limit]
         views: list[EntityView] = []
-        for start in range(0, len(names), PORTION):
-            portion = names[start : start + PORTION]
-            views += await self._ask(lambda portion=portion: [self._entity(found, name, signals) for name in portion])  # type: ignore[misc]
+        for start in range(0, len(ids), PORTION):
+            portion = ids[start : start + PORTION]
+            views += await self._ask(partial(self._entities, found, portion, signals))
         return tuple(views)
+
+    def _entities(self, kind: Kind, ids: Sequence[str], signals: tuple[str, ...]) -> list[EntityView]:
+        return [self._gated(view) for view in entities(self._behind.engine, kind, ids, self._behind.clock.now(), signals)]
 
     async def entity(self, kind: str, entity: str) -> EntityView:
         """One entity with all its readings."""
-        found = _kind(kind)
+        found, behind = _kind(kind), self._behind
+        return await self._ask(lambda: self._gated(entity_view(behind.engine, found, entity, (), behind.clock.now())))
 
-        def read() -> EntityView:
-            names = self._names(found)
-            if entity not in names:
-                raise NotKnown(_no(found.value, entity, names))
-            return self._entity(found, entity, ())
-
-        return await self._ask(read)
-
-    def _names(self, kind: Kind) -> list[str]:
-        return sorted(self._behind.engine.hot.entities(kind))
-
-    def _entity(self, kind: Kind, entity: str, signals: tuple[str, ...]) -> EntityView:
-        view = entity_view(self._behind.engine, kind, entity, self._behind.clock.now(), signals)
-        return replace(view, gate=self._gate(entity)) if kind is Kind.MARKET else view
+    def _gated(self, view: EntityView) -> EntityView:
+        return replace(view, gate=self._gate(view.id)) if view.kind == Kind.MARKET.value else view
 
     async def history(self, kind: str, entity: str, signals: tuple[str, ...] = ()) -> tuple[Series, ...]:
         """What was seen of an entity's signals."""
@@ -179,7 +172,7 @@ class LiveDesk:
     async def runbooks(self) -> tuple[RunbookView, ...]:
         """The set in force."""
         behind = self._behind
-        return await self._ask(lambda: runbook_views(behind.engine, behind.clock.now()))
+        return await self._ask(lambda: runbook_views(behind.engine, behind.rounds, behind.clock.now()))
 
     async def runbook(self, runbook: str) -> RunbookDetail:
         """One runbook with its source."""
@@ -187,7 +180,7 @@ class LiveDesk:
 
         def read() -> RunbookDetail:
             self._expect(runbook)
-            return runbook_detail(behind.engine, runbook, behind.clock.now(), behind.source)
+            return runbook_detail(behind.engine, behind.rounds, runbook, behind.clock.now())
 
         return await self._ask(read)
 

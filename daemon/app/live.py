@@ -47,6 +47,7 @@ from daemon.service.logging import configure, log
 from daemon.service.loop import Loop, Mail
 from daemon.service.poller import HISTORY_PAUSE_MAX_NS, FeedHealth, Poller, fill_history, retry_history
 from daemon.service.recover import HALT_FLAG, Recovered, Standing, describe_topology, recover
+from daemon.service.rounds import Rounds, describe_lacking
 from daemon.service.scheduler import HOUSE_TIMERS, Scheduler
 from daemon.service.sight import Sight
 from daemon.service.stress import SIGNALS, STRESS
@@ -137,7 +138,7 @@ class Daemon:
         timers = (*HOUSE_TIMERS, timer_of(settings.stress)) if settings.stress is not None else HOUSE_TIMERS
         self._scheduler = Scheduler(timers=timers, inbox=self._inbox, clock=clock)
         self._sight = Sight()
-        self._judged: set[tuple[str, str]] = set()  # instances whose triggers were known since the start
+        self._rounds = Rounds(self._engine)
         self._flag_asked: bool | None = None  # what the halt flag last made us ask of the engine
         self._reload_error = ""
         self._reloading: asyncio.Task[None] | None = None
@@ -158,6 +159,8 @@ class Daemon:
                 ready=self._unready,
                 reload=self._reload_asked,
                 stress=self._stress_view,
+                rounds=self._rounds,
+                timers=self._scheduler.upcoming,
             )
         )
         self._heartbeat = self._make_heartbeat()
@@ -453,8 +456,7 @@ class Daemon:
         loop = self._loop
         assert loop is not None
         turns = loop.turns
-        engine = self._engine.snapshot()
-        self._judged |= {(i.runbook, i.entity) for i in engine.instances if not i.unknown}
+        self._rounds.walk(self._clock.now())
         body: dict[str, object] = {
             "build": __version__,
             "house": self._settings.house,
@@ -484,13 +486,10 @@ class Daemon:
             "clock_problems": [watch.problem for watch in self._edges.watches if watch.problem],
             "gates": describe_gates(self._engine.cold.gates),
             "mqtt": None if self._mqtt is None else self._mqtt.page(),
-            "lost_instances": [
-                {"runbook": i.runbook, "entity": i.entity, "lacks": i.unknown}
-                for i in engine.instances
-                if i.unknown and (i.runbook, i.entity) in self._judged
-            ],
+            "lost_instances": describe_lacking(self._rounds.lost()),
+            "never_judged": describe_lacking(self._rounds.never()),
+            "engine": self._engine.snapshot(self._rounds.lacking),
             "http": {"url": self._surface.url, "problem": self._surface.problem},
-            "engine": engine,
         }
         return body
 

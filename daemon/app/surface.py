@@ -14,7 +14,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -31,18 +31,19 @@ from daemon.service.alerts import Alerts
 from daemon.service.chronicle import Chronicle
 from daemon.service.clock import Clock
 from daemon.service.commands import Commands
-from daemon.service.gate import gates
 from daemon.service.halting import HaltFlag
 from daemon.service.inbox import Inbox
 from daemon.service.logging import log
 from daemon.service.loop import Turns
-from daemon.service.money import Hedges, accounts, cash
+from daemon.service.needs import Undelivered
+from daemon.service.now import NowKeeper, Shell
+from daemon.service.rounds import Rounds
 from daemon.service.sampler import Sampler
 from daemon.service.tally import Tally
 from daemon.service.tracks import Tracks
-from daemon.service.views import FeedView, Happening, Line, NeedView, Now, StressView
+from daemon.service.views import FeedView, Happening, Now, StressView
 from daemon.settings import HttpSettings, Settings
-from daemon.units import NS, iso
+from daemon.units import NS
 from daemon.web.desk import Person, may
 from daemon.web.door import Doorkeeper
 from daemon.web.listening import Served, bind
@@ -53,6 +54,10 @@ from daemon.world.entities import Topology
 BIND_AGAIN_S = 10.0  # a port that is taken is asked for again: the nets are up without a page
 STOP_S = 3.0
 REPORTS_MAX = 200
+RECENT = 20  # runs and writes of the snapshot
+UNDELIVERED_MAX = 20
+# What the page of `reefd status` tells and the snapshot does not find out by itself.
+OWN_TROUBLES = frozenset({"clock_problems", "disabled_endpoints", "mqtt"})
 SHARE = 20  # the loop spends at most one part in twenty on telling
 
 
@@ -71,6 +76,8 @@ class House:
     ready: Callable[[], str]
     reload: Callable[[], Coroutine[object, object, str]]
     stress: Callable[[], StressView]
+    rounds: Rounds
+    timers: Callable[[], Mapping[str, int]]  # calendar timers and when each is due next
 
 
 class Surface:
@@ -93,7 +100,7 @@ class Surface:
         self._desk: LiveDesk | None = None
         self._guard: Doorkeeper | None = None
         self._tokens = TokenFile(house.settings.http.tokens)
-        self._hedges = Hedges()
+        self._keeper = NowKeeper(house.engine, house.topology, rounds=house.rounds)
         self.problem = ""  # why nothing is served; empty when it is, or is not to be
 
     @property
@@ -104,10 +111,12 @@ class Surface:
     def open(self, loop: asyncio.AbstractEventLoop, *, at: int, seq: int) -> LiveDesk:
         """Begin to read the past, up to the event `seq` at `at` (ns), and to serve; the desk, for others who tell of the daemon."""
         house = self._house
+        self._keeper.warm(house.clock.now())
         self._desk = LiveDesk(
             Behind(
                 loop=loop,
                 engine=house.engine,
+                rounds=house.rounds,
                 topology=house.topology,
                 clock=house.clock,
                 commands=self._commands,
@@ -116,7 +125,6 @@ class Surface:
                 chronicle=self._chronicle,
                 tracks=self._tracks,
                 flag=house.flag,
-                source=house.journal.document,
                 ready=house.ready,
                 reload=house.reload,
                 snapshot=lambda: self._now,
@@ -178,71 +186,32 @@ class Surface:
         return "" if self._now is None else f"{self._now.line}: {self._now.why}"
 
     def _build(self, page: Mapping[str, Any], turns: Turns) -> Now:
-        """INTERIM."""
-        engine, clock = self._house.engine, self._house.clock
-        at = clock.now()
-        needs = tuple(
-            NeedView(
-                kind="approval",
-                target=view.run_id,
-                title=f"approve {view.step}?",
-                text="",
-                run_id=view.run_id,
-                step=view.step,
-                digest=view.plan_digest,
-                deadline=view.deadline,
-                people=view.people,
-                quorum=view.quorum,
-                approvers=view.approvers,
-                cost_usd=None,
-                verbs=("approve", "deny"),
-            )
-            for view in page["engine"].approvals
-        )
-        feeds = tuple(
-            FeedView(
-                source=f["source"],
-                state=f["state"],
-                every_s=f["every_s"],
-                age_s=f["age_s"],
-                failures=f["failures"],
-                skipped=f["skipped"],
-                reason=f["reason"],
-            )
-            for f in page["feeds"]
-        )
-        running = self._chronicle.running()
-        line: Line = "NEEDS YOU" if needs else "ACTING" if running else "QUIET"
-        return Now(
-            at=iso(at),
+        house = self._house
+        letters = house.alerts.dead_letters()[-UNDELIVERED_MAX:]
+        dead = [Undelivered(id=each.id, endpoint=each.endpoint, reason=each.error, at=each.created_at) for each in letters]
+        shell = Shell(
+            at=house.clock.now(),
             published=datetime.now(UTC).isoformat(),
             build=__version__,
-            house=self._house.settings.house,
+            house=house.settings.house,
             dry_run=bool(page["dry_run"]),
-            speed=clock.speed,
+            speed=house.clock.speed,
             seq=page["seq"],
             head=page["head"],
-            line=line,
-            since=iso(at),
-            why="interim",
-            worst_feed=max(feeds, key=lambda f: f.age_s or 0.0, default=None),
-            halted=page["halted"] or engine.cold.halted,
-            openings_halted=False,
-            needs=needs,
-            accounts=accounts(engine, at),
-            acts=self._chronicle.acts(20),
-            hedges=self._hedges.look(engine, at),
-            thresholds=(),
-            cash=cash(engine, at),
-            nets_down=(),
-            upcoming=(),
-            gates=gates(engine.cold.gates),
-            feeds=feeds,
-            problems=tuple(troubles(page)),
-            running=running,
-            recent=self._chronicle.recent(20),
+            flag=page["halted"],
+            feeds=tuple(FeedView(**{each.name: feed[each.name] for each in fields(FeedView)}) for feed in page["feeds"]),
+            blind=page["blind_venues"],
+            refused_reload=page["reload_error"],
+            undelivered=dead,
+            restored="this journal is a restored backup: compare it with the venue, then resume" if house.journal.restored else "",
+            problems=tuple(troubles({key: value for key, value in page.items() if key in OWN_TROUBLES})),
+            timers=house.timers(),
+            running=self._chronicle.running(),
+            recent=self._chronicle.recent(RECENT),
+            acts=self._chronicle.acts(RECENT),
             stats=self._stats(page, turns),
         )
+        return self._keeper.build(shell)
 
     def _stats(self, page: Mapping[str, Any], turns: Turns) -> Mapping[str, float]:
         return {

@@ -64,6 +64,10 @@ class HotSide(Protocol):
         """True when an entity was named so far."""
         ...
 
+    def seen(self, kind: Kind, entity: str) -> Entity | None:
+        """An entity that was named so far; None for any other."""
+        ...
+
     def peek(self, kind: Kind, entity: str, signal: str, at: int, max_age: Mapping[str, int] | None = None) -> Reading:
         """A reading for whoever only looks: no entity and no window comes of it."""
         ...

@@ -638,6 +638,12 @@ class Hot:
         """True when an entity of that kind was named so far; asking names none."""
         return entity in self.arenas.kinds[kind].rows
 
+    def seen(self, kind: Kind, entity: str) -> Entity | None:
+        """An entity that was named so far, with its labels and links; None for any other."""
+        arena = self.arenas.kinds[kind]
+        number = arena.rows.get(entity)
+        return None if number is None else arena.entities[number]
+
     def peek(self, kind: Kind, entity: str, signal: str, at: int, max_age: Mapping[str, int] | None = None) -> Reading:
         """As `read`, for whoever only looks: no entity and no window comes of it. A signal over windows that nothing in force has placed
         is unknown."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from daemon.engine.limits import Spend, spent
@@ -10,7 +10,7 @@ from daemon.engine.state import Memory, Run, StepOutcome, instance_of
 from daemon.engine.turn import Turn
 from daemon.units import DAY_NS, FOREVER, NEVER, iso
 
-Lacks = Callable[[str, str], tuple[str, ...]]  # runbook, entity -> the readings that the instance's trigger lacks
+Lacks = Mapping[tuple[str, str], tuple[str, ...]]  # the instances whose triggers lack readings, and which
 INSTANCES_MAX = 500  # of a brief status
 
 
@@ -108,8 +108,8 @@ class Status:
 
 
 def describe(turn: Turn, build: str, lacks: Lacks | None = None) -> Status:
-    """The status of the engine at this turn. `lacks` tells what an instance's trigger lacks; without it each of them is evaluated, which
-    costs with every instance. With it only the instances that there is something to say of are told, INSTANCES_MAX at most."""
+    """The status of the engine at this turn. `lacks` tells which triggers lack readings; without it each trigger is evaluated, which costs
+    with every instance. With it only the instances that there is something to say of are told, INSTANCES_MAX at most."""
     cold = turn.cold
     real = [s for s in cold.ledger.values() if not s.shadow]
     day = turn.at - DAY_NS
@@ -165,15 +165,13 @@ def _instances(turn: Turn, real: list[Spend], lacks: Lacks | None) -> tuple[Inst
         name = instance_of(runbook, entity)
         return _instance(turn, runbook, entity, of_instance.get(name, []), running.get((runbook, entity), []), lacks)
 
-    known = _known_instances(turn)
     if lacks is None:
-        return tuple(view(runbook, entity) for runbook, entity in known)
-    told = [
-        (runbook, entity) for runbook, entity in known
-        if (runbook, entity) in running or (name := instance_of(runbook, entity)) in turn.cold.memories or name in turn.cold.episodes
-        or name in turn.cold.pauses or lacks(runbook, entity)
-    ]  # fmt: skip
-    return tuple(view(runbook, entity) for runbook, entity in told[:INSTANCES_MAX])
+        return tuple(view(runbook, entity) for runbook, entity in _known_instances(turn))
+    names = {*turn.cold.memories, *(name for name, episode in turn.cold.episodes.items() if episode.open), *turn.cold.pauses}
+    told = {*running, *lacks, *((name.partition("/")[0], name.partition("/")[2]) for name in names if "/" in name)}
+    books = {runbook: turn.current(runbook) for runbook, _ in told}
+    there = [name for name in sorted(told) if (book := books[name[0]]) is not None and turn.hot.knows(book.scope, name[1])]
+    return tuple(view(runbook, entity) for runbook, entity in there[:INSTANCES_MAX])
 
 
 def _known_instances(turn: Turn) -> list[tuple[str, str]]:
@@ -201,7 +199,7 @@ def _instance(turn: Turn, runbook: str, entity: str, own: list[Spend], runs: lis
         state=state.status,
         pending_at=_when(state.pending_at) if state.status != "inactive" else None,
         fired_at=_when(state.fired_at) if state.status in ("firing", "clearing") else None,
-        unknown=tuple(state.unknown) if lacks is None else lacks(runbook, entity),
+        unknown=tuple(state.unknown) if lacks is None else lacks.get((runbook, entity), ()),
         runs=tuple(_run(run) for run in runs),
         last_run=memory.last_run,
         last_status=memory.last_status,

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 
 from daemon.engine.contract import TRUE
 from daemon.engine.guard import acts, inhibited, lock_holder
-from daemon.engine.limits import spent
+from daemon.engine.limits import Spend, spent
 from daemon.engine.react import runs_over
 from daemon.engine.state import PauseState, Run, instance_of
 from daemon.engine.turn import Turn
 from daemon.runbook.model import Runbook
 from daemon.service.verdict import in_words, lacking, moment, verdict_of
 from daemon.units import DAY_NS, FOREVER, HOUR_NS, NEVER, show
+from daemon.world.entities import Kind
 
 FULL = 1e-9  # relative: a limit with less than this left is used up
 
@@ -59,30 +60,45 @@ def waiting_words(turn: Turn, run: Run) -> str:
 
 
 def used_up(turn: Turn, book: Runbook, entity: str) -> Iterator[str]:
-    """The limits in money and in runs that leave nothing, with their amounts."""
-    shadow = book.stage == "shadow"
-    entries = [spend for spend in turn.cold.ledger.values() if spend.shadow == shadow]
-    own = [spend for spend in entries if spend.runbook == book.id]
-    since = turn.at - DAY_NS
-    if (day := book.limits.per_day_usd) is not None and (used := spent(own, since=since)) >= day * (1.0 - FULL):
-        yield f"limit per_day is used up: {show(used, 'USD')} of {show(day, 'USD')} in 24h"
+    """The limits in money and in runs that leave an instance nothing, with their amounts."""
+    yield from limits_used_up(turn, book)
     episode = turn.cold.episodes.get(instance_of(book.id, entity))
     if episode is not None and episode.open and (bound := book.limits.per_episode_usd) is not None:
-        used = spent((spend for spend in own if spend.episode == episode.id), since=NEVER)
+        used = spent((spend for spend in _entries(turn, book) if spend.episode == episode.id), since=NEVER)
         if used >= bound * (1.0 - FULL):
             yield f"limit per_episode is used up: {show(used, 'USD')} of {show(bound, 'USD')}"
-    house = turn.house
-    if house.house_turnover_day_usd is not None and (used := spent(entries, since=since)) >= house.house_turnover_day_usd * (1.0 - FULL):
-        yield f"house limit of turnover a day is used up: {show(used, 'USD')} of {show(house.house_turnover_day_usd, 'USD')}"
-    account = turn.entity(book.scope, entity).links.get("account", entity)
-    if house.account_turnover_hour_usd is not None:
-        used = spent((spend for spend in entries if spend.account == account), since=turn.at - HOUR_NS)
-        if used >= house.account_turnover_hour_usd * (1.0 - FULL):
-            bound = house.account_turnover_hour_usd
-            yield f"house limit of turnover an hour of {account} is used up: {show(used, 'USD')} of {show(bound, 'USD')}"
+    yield from house_used_up(turn, shadow=book.stage == "shadow")
+    hourly = turn.house.account_turnover_hour_usd
+    if hourly is not None:
+        account = entity if book.scope is Kind.ACCOUNT else turn.entity(book.scope, entity).links.get("account", "")
+        spends = (spend for spend in turn.cold.ledger.values() if spend.account == account and spend.shadow == (book.stage == "shadow"))
+        used = spent(spends, since=turn.at - HOUR_NS)
+        if used >= hourly * (1.0 - FULL):
+            yield f"house limit of turnover an hour of {account} is used up: {show(used, 'USD')} of {show(hourly, 'USD')}"
+
+
+def limits_used_up(turn: Turn, book: Runbook) -> Iterator[str]:
+    """The limits of a whole runbook that leave nothing: of its day, of its runs."""
+    day = book.limits.per_day_usd
+    if day is not None and (used := spent(_entries(turn, book), since=turn.at - DAY_NS)) >= day * (1.0 - FULL):
+        yield f"limit per_day is used up: {show(used, 'USD')} of {show(day, 'USD')} in 24h"
     over = runs_over(turn, book)
     if over is not None:
         yield over
+
+
+def house_used_up(turn: Turn, *, shadow: bool = False) -> Iterator[str]:
+    """The house's limit of turnover a day, when it leaves nothing."""
+    bound = turn.house.house_turnover_day_usd
+    if bound is None:
+        return
+    used = spent((spend for spend in turn.cold.ledger.values() if spend.shadow == shadow), since=turn.at - DAY_NS)
+    if used >= bound * (1.0 - FULL):
+        yield f"house limit of turnover a day is used up: {show(used, 'USD')} of {show(bound, 'USD')}"
+
+
+def _entries(turn: Turn, book: Runbook) -> Iterator[Spend]:
+    return (spend for spend in turn.cold.ledger.values() if spend.runbook == book.id and spend.shadow == (book.stage == "shadow"))
 
 
 def guards_failing(turn: Turn, book: Runbook, entity: str) -> Iterator[tuple[str, str]]:

@@ -16,7 +16,7 @@ from decimal import Decimal
 
 from daemon.engine.engine import Engine
 from daemon.engine.records import Leg
-from daemon.engine.turn import Turn
+from daemon.engine.turn import Turn, members
 from daemon.language.kernels import liquidation_distance_of, liquidation_price_of, margin_ratio_of, survivable_move_of
 from daemon.service.verdict import ago, moment
 from daemon.service.views import AccountView, CashView, HedgeView, Outlook, PositionView
@@ -48,11 +48,32 @@ def known(value: float) -> float | None:
 # --- accounts -----------------------------------------------------------------------------------------------------------
 
 
-def accounts(engine: Engine, at: int) -> tuple[AccountView, ...]:
-    """Every account that is configured or was seen, the worst first: unknown, then by margin ratio, then by survivable move."""
+Positions = Mapping[str, tuple[PositionView, ...]]
+
+
+def accounts(engine: Engine, at: int, positions: Positions | None = None) -> tuple[AccountView, ...]:
+    """Every account that is configured or was seen, the worst first: unknown, then by margin ratio, then by survivable move.
+
+    `positions` are those of `positions_of`, where they were looked at before: with hundreds of them they are what costs.
+    """
     turn = engine.look(at)
-    names = dict.fromkeys([*turn.topology.accounts, *turn.hot.entities(Kind.ACCOUNT)])
-    return tuple(sorted((account(turn, name) for name in names), key=badness))
+    held = positions_of(engine, at) if positions is None else positions
+    return tuple(sorted((account(turn, name, held.get(name, ())) for name in account_names(turn)), key=badness))
+
+
+def account_names(turn: Turn) -> list[str]:
+    """Accounts that are configured or were seen."""
+    return list(dict.fromkeys([*turn.topology.accounts, *turn.hot.entities(Kind.ACCOUNT)]))
+
+
+def positions_of(engine: Engine, at: int) -> Positions:
+    """The open positions of each account, the largest first."""
+    turn = engine.look(at)
+    found = {}
+    for name in account_names(turn):
+        equity, maintenance = (turn.hot.glance(Kind.ACCOUNT, name, signal, at) for signal in ("equity", "maintenance_margin"))
+        found[name] = _positions(turn, members(turn, Kind.ACCOUNT, name, "positions"), equity, maintenance)
+    return found
 
 
 def badness(view: AccountView) -> tuple[float, float, float, str]:
@@ -64,15 +85,14 @@ def badness(view: AccountView) -> tuple[float, float, float, str]:
     return (2.0 if view.flat else 1.0, -max(ratios), move, view.id)
 
 
-def account(turn: Turn, name: str) -> AccountView:
+def account(turn: Turn, name: str, positions: tuple[PositionView, ...]) -> AccountView:
     """One account with its positions."""
     hot, at = turn.hot, turn.at
-    seen = hot.knows(Kind.ACCOUNT, name)
 
     def of(signal: str) -> float:
         return hot.glance(Kind.ACCOUNT, name, signal, at)
 
-    held = hot.members(Kind.ACCOUNT, name, "positions") if seen else []
+    held = hot.members(Kind.ACCOUNT, name, "positions") if hot.knows(Kind.ACCOUNT, name) else []
     # Sums over no positions are 0 whatever else is known: without the account's own reading nobody can say that it is flat.
     told = not math.isnan(of("collateral"))
     flat = told and not held
@@ -95,7 +115,7 @@ def account(turn: Turn, name: str) -> AccountView:
         net_delta_usd=margin("net_delta"),
         age_s=_oldest(turn, name, held),
         flat=flat,
-        positions=_positions(turn, held, of("equity"), of("maintenance_margin")),
+        positions=positions,
     )
 
 
@@ -117,10 +137,16 @@ def _oldest(turn: Turn, name: str, held: Sequence[str]) -> float | None:
     """Age in seconds of the oldest reading that the account's margin is made of; None when one was never seen."""
     oldest = turn.hot.true_at(Kind.ACCOUNT, name, "collateral")
     for position in held[:POSITIONS_MAX]:
-        market = turn.topology.entity(Kind.POSITION, position).links.get("market", "")
+        market = market_of(turn, position)
         price = max(turn.hot.true_at(Kind.MARKET, market, signal) for signal in valued_at(turn, market))
         oldest = min(oldest, turn.hot.true_at(Kind.POSITION, position, "size"), price)
     return None if oldest == NEVER else max(0, turn.at - oldest) / NS
+
+
+def market_of(turn: Turn, position: str) -> str:
+    """The market of a position, seen or not."""
+    own = turn.hot.seen(Kind.POSITION, position) or turn.topology.entity(Kind.POSITION, position)
+    return own.links.get("market", "")
 
 
 def valued_at(turn: Turn, market: str) -> Sequence[str]:
@@ -142,7 +168,7 @@ def _positions(turn: Turn, held: Sequence[str], equity: float, maintenance: floa
 def position_view(turn: Turn, position: str, equity: float, maintenance: float) -> PositionView:
     """One open position of an account with these sums (NaN unknown), which every position's liquidation depends on."""
     hot, at = turn.hot, turn.at
-    market = turn.topology.entity(Kind.POSITION, position).links.get("market", "")
+    market = market_of(turn, position)
 
     def of(signal: str) -> float | None:
         return known(hot.glance(Kind.POSITION, position, signal, at))
@@ -190,7 +216,7 @@ def outlook_after(
     before = outlook(equity, maintenance, delta)
     trading = 0.0
     for leg in legs:
-        market = turn.topology.entity(Kind.POSITION, leg.position).links.get("market", "")
+        market = market_of(turn, leg.position)
         price = turn.hot.glance(Kind.MARKET, market, "value_price", at)
         notional = float(leg.size) * price
         trading += leg_cost(turn, market, leg.side, notional)
@@ -354,7 +380,8 @@ def exposures(turn: Turn) -> dict[str, tuple[float, float]]:
         size = turn.hot.glance(Kind.POSITION, position, "size", turn.at)
         if size == 0.0 or turn.hot.seen_at(Kind.POSITION, position, "size") == NEVER:
             continue
-        asset = turn.topology.entity(Kind.POSITION, position).labels.get("base", position)
+        own = turn.hot.seen(Kind.POSITION, position)
+        asset = own.labels.get("base", position) if own is not None else position
         notional = turn.hot.glance(Kind.POSITION, position, "notional", turn.at)
         sums.setdefault(asset, []).append(notional)
     return {asset: (math.fsum(each), math.fsum(abs(n) for n in each)) for asset, each in sums.items()}

@@ -21,6 +21,7 @@ from daemon.units import MINUTE_NS
 
 BUDGET_NS = 3_000_000  # real ns a walk may take; one instance more may begin within it
 NEAR = 0.05  # instances this near to firing are looked at in each walk
+TOLD_MAX = 500  # instances of a list that people read
 CLOSE_MAX = 32  # how many of them
 
 Instance = tuple[str, str]  # runbook id, entity id
@@ -49,6 +50,7 @@ class Rounds:
         self._left: deque[Instance] = deque()
         self._judged: set[Instance] = set()
         self.seen: dict[Instance, Glimpse] = {}
+        self.lacking: dict[Instance, tuple[str, ...]] = {}  # of those seen, the ones whose triggers lack readings
         self.rounds = 0  # complete ones since the start
 
     def walk(self, at: int) -> None:
@@ -67,18 +69,13 @@ class Rounds:
         if not self._left:
             self.rounds += 1
 
-    def lacks(self, runbook: str, entity: str) -> tuple[str, ...]:
-        """The readings that an instance's trigger lacked when it was last looked at."""
-        glimpse = self.seen.get((runbook, entity))
-        return glimpse.lacks if glimpse is not None else ()
-
     def lost(self) -> list[tuple[Instance, tuple[str, ...]]]:
         """The instances that lack readings now and were judged since the start, with what they lack."""
-        return [(instance, glimpse.lacks) for instance, glimpse in self.seen.items() if glimpse.lacks and instance in self._judged]
+        return [(instance, lacks) for instance, lacks in self.lacking.items() if instance in self._judged]
 
     def never(self) -> list[tuple[Instance, tuple[str, ...]]]:
         """The instances that have lacked a reading ever since the start: most often there is no such reading here."""
-        return [(instance, glimpse.lacks) for instance, glimpse in self.seen.items() if glimpse.lacks and instance not in self._judged]
+        return [(instance, lacks) for instance, lacks in self.lacking.items() if instance not in self._judged]
 
     def of(self, runbook: str) -> Iterator[tuple[str, Glimpse]]:
         """Entities of a runbook with their glimpses."""
@@ -90,8 +87,8 @@ class Rounds:
         self._left.extend(there)
         if len(self.seen) > len(there):
             kept = set(there)
-            self.seen = {instance: glimpse for instance, glimpse in self.seen.items() if instance in kept}
-            self._judged &= kept
+            for instance in [instance for instance in self.seen if instance not in kept]:
+                self._forget(instance)
 
     def _close(self) -> list[Instance]:
         """What moves or is about to: looked at in each walk, the longest unseen first."""
@@ -103,12 +100,19 @@ class Rounds:
         turn = self._engine.look(at)
         book = turn.current(runbook)
         if book is None or book.stage == "disabled" or not turn.hot.knows(book.scope, entity):
-            self.seen.pop(instance, None)
+            self._forget(instance)
             return
-        glimpse = self._glimpse(book, entity, turn.at)
-        self.seen[instance] = glimpse
-        if not glimpse.lacks:
+        glimpse = self.seen[instance] = self._glimpse(book, entity, turn.at)
+        if glimpse.lacks:
+            self.lacking[instance] = glimpse.lacks
+        else:
             self._judged.add(instance)
+            self.lacking.pop(instance, None)
+
+    def _forget(self, instance: Instance) -> None:
+        self.seen.pop(instance, None)
+        self.lacking.pop(instance, None)
+        self._judged.discard(instance)
 
     def _glimpse(self, book: Runbook, entity: str, at: int) -> Glimpse:
         hot = self._engine.hot
@@ -141,6 +145,11 @@ def unknown_signals(tree: Tree) -> tuple[str, ...]:
 
     visit(tree)
     return tuple(found)
+
+
+def describe_lacking(lacking: Sequence[tuple[Instance, tuple[str, ...]]]) -> list[dict[str, object]]:
+    """Instances and what they lack, as a status page has them."""
+    return [{"runbook": runbook, "entity": entity, "lacks": lacks} for (runbook, entity), lacks in lacking[:TOLD_MAX]]
 
 
 def stale(glimpse: Glimpse, at: int) -> bool:

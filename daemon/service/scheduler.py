@@ -79,6 +79,11 @@ class Scheduler:
         if self._waiting.running:
             self._waiting.shutdown(wait=False)
 
+    def upcoming(self) -> Mapping[str, int]:
+        """When each timer is due next, ns of the daemon's clock."""
+        now = self._clock.now()
+        return {timer.name: timer.next_due(now) for timer in self._timers}
+
     def _inbox_missed(self, timer: Timer, last: int | None) -> None:
         if last is None or timer.missed == "skip":
             return

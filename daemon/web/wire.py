@@ -50,9 +50,7 @@ RunbookId = Annotated[str, Path(min_length=1, max_length=100, pattern=NAME, desc
 EntityKind = Annotated[Kind, Path(description="What kind of thing.")]
 EntityId = Annotated[str, Path(min_length=1, max_length=200, pattern=PRINTABLE, description="An entity, as `dydx:BTC-USD`.")]
 EndpointName = Annotated[str, Path(min_length=1, max_length=100, pattern=NAME, description="An endpoint's name, as in the settings.")]
-ReportName = Annotated[
-    str, Path(min_length=1, max_length=300, pattern=PATH, description="A report's name, as `/api/v1/stress` lists it.")
-]
+ReportName = Annotated[str, Path(min_length=1, max_length=300, pattern=PATH, description="A report's name, as `/api/v1/stress` lists it.")]
 DeliveryId = Annotated[str, Path(min_length=1, max_length=300, pattern=PRINTABLE, description="A dead letter's id, or `*` for all.")]
 Signals = Annotated[
     list[Annotated[str, Field(max_length=100, pattern=PRINTABLE)]],
@@ -76,10 +74,12 @@ EntryType = Annotated[
 ]
 Searched = Annotated[str, Query(alias="text", max_length=200, pattern=PRINTABLE, description="Only entries whose body holds this text.")]
 Since = Annotated[
-    Annotated[str, AfterValidator(_time)] | None, Query(alias="since", max_length=40, description="Not before this ISO-8601 time (UTC).", json_schema_extra=TIME)
+    Annotated[str, AfterValidator(_time)] | None,
+    Query(alias="since", max_length=40, description="Not before this ISO-8601 time (UTC).", json_schema_extra=TIME),
 ]
 Until = Annotated[
-    Annotated[str, AfterValidator(_time)] | None, Query(alias="until", max_length=40, description="Not after this ISO-8601 time (UTC).", json_schema_extra=TIME)
+    Annotated[str, AfterValidator(_time)] | None,
+    Query(alias="until", max_length=40, description="Not after this ISO-8601 time (UTC).", json_schema_extra=TIME),
 ]
 Limit = Annotated[int, Query(alias="limit", ge=1, le=1_000, description="How many at most.")]
 EntityLimit = Annotated[int, Query(alias="limit", ge=1, le=5_000, description="How many at most.")]
