@@ -129,7 +129,7 @@ class Daemon:
         self.alerts = Alerts(
             journal=journal,
             sender=sender,
-            clock=clock,
+            now=clock.now,
             house=settings.house,
             channels=settings.channels,
             look=self._look,
