@@ -35,6 +35,10 @@ audit = typer.Typer(help="The journal: verify its chain, copy it.", no_args_is_h
 app.add_typer(audit, name="audit")
 scenario = typer.Typer(help="Named incidents of a simulated world: list, show, run.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(scenario, name="scenario")
+token = typer.Typer(help="Who may use the API and the pages: new, list, revoke.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(token, name="token")
+webhook = typer.Typer(help="Alerts out: endpoints, dead letters, a test.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(webhook, name="webhook")
 
 
 class Format(StrEnum):
@@ -91,6 +95,14 @@ class Log(StrEnum):
     CONSOLE = "console"
 
 
+class RoleChoice(StrEnum):
+    """What a token may do."""
+
+    VIEW = "view"
+    APPROVE = "approve"
+    ADMIN = "admin"
+
+
 class Choice(StrEnum):
     """Whether to compute what takes extra passes: when it is quick, always, or never."""
 
@@ -116,6 +128,13 @@ ScenarioName = Annotated[
     ),
 ]
 Recording = Annotated[Path, typer.Option("--recording", metavar="DIR", help="A recording made by reefd import.")]
+
+Piped = Annotated[Format | None, typer.Option("--format", help="text for people, json for programs; json when piped.")]
+Url = Annotated[
+    str | None, typer.Option("--url", metavar="URL", envvar="REEFD_URL", help="A daemon elsewhere, with its token in REEFD_TOKEN.")
+]
+Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it is journaled.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 DEFAULT_CONFIG = Path("config/reefd.yaml")
 DEFAULT_RUNBOOKS = Path("runbooks")
@@ -513,15 +532,270 @@ def demo(
 
 
 @app.command()
-def status(config: Config = DEFAULT_CONFIG, output: Output = Format.TEXT) -> None:
-    """Show what the daemon of these settings is doing: feeds, runbooks, runs in flight, dead letters.
+def status(
+    config: Config = DEFAULT_CONFIG,
+    output: Output = Format.TEXT,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it anew each second; JSON lines when piped.")] = False,
+    url: Url = None,
+) -> None:
+    """Show what the daemon is doing: the line, what it needs, accounts, runs, feeds, dead letters.
 
     \b
-    Example: reefd status --config config/reefd.yaml --format json
+    Example: reefd status --watch
+             reefd status --config config/reefd.yaml --format json
 
-    Exit codes: 0 running and turning; 1 not running, or degraded; 2 the settings cannot be used.
+    Without a daemon that answers it shows what was published beside the journal.
+
+    Exit codes: 0 running and turning; 1 not running, or degraded; 2 the settings cannot be used, or --url does not answer.
     """
-    _finish(_job("status", "status")(config, json_format=output is Format.JSON))
+    _finish(_job("watching", "status")(config, json_format=output is Format.JSON, watch=watch, url=url))
+
+
+@app.command()
+def why(
+    runbook: Annotated[str, typer.Argument(metavar="RUNBOOK", help="The id of a runbook in force.")],
+    entity: Annotated[str, typer.Argument(metavar="ENTITY", help="As dydx:BTC-USD; where it is nearest to firing when absent.")] = "",
+    config: Config = DEFAULT_CONFIG,
+    url: Url = None,
+    output: Piped = None,
+) -> None:
+    """Say why a runbook is where it is, or is not: each condition, its value now, and how far it is from its bound.
+
+    \b
+    Example: reefd why funding-spike dydx:BTC-USD
+
+    Exit codes: 0 told; 2 there is no such runbook or instance, or no daemon answers.
+    """
+    _finish(_job("operator", "why")(config, url, runbook, entity, json_format=_as_json(output)))
+
+
+@app.command()
+def runs(
+    run_id: Annotated[str | None, typer.Argument(metavar="RUN", help="One run with its trace, as reefd runs lists them.")] = None,
+    runbook: Annotated[str, typer.Option("--runbook", metavar="ID", help="Only of this runbook.")] = "",
+    entity: Annotated[str, typer.Option("--entity", metavar="E", help="Only on this entity.")] = "",
+    status: Annotated[
+        str, typer.Option("--status", metavar="S", help="running, done, skipped, blocked, failed, aborted, unknown or shadow.")
+    ] = "",
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=1000, help="How many at most.")] = 20,
+    config: Config = DEFAULT_CONFIG,
+    url: Url = None,
+    output: Piped = None,
+) -> None:
+    """List runs, newest first; or show one with everything that came of it.
+
+    \b
+    Example: reefd runs --runbook funding-spike --status failed
+             reefd runs funding-spike/dydx:BTC-USD/1767225600000000000/1
+
+    Exit codes: 0 shown; 2 there is no such run, or no daemon answers.
+    """
+    job = _job("operator", "runs")
+    _finish(job(config, url, run_id, runbook=runbook, entity=entity, status=status, limit=limit, json_format=_as_json(output)))
+
+
+@app.command()
+def tail(
+    after: Annotated[str, typer.Option("--after", metavar="ID", help="Go on after this line: the `id` of its JSON.")] = "",
+    times: Annotated[int | None, typer.Option("--times", metavar="N", min=1, help="End after so many lines.")] = None,
+    config: Config = DEFAULT_CONFIG,
+    url: Url = None,
+    output: Piped = None,
+) -> None:
+    """Follow what happens: triggers, runs, actions, outcomes, commands. JSON lines when piped. Ends with Ctrl-C, or with the daemon.
+
+    \b
+    Example: reefd tail
+             reefd tail | jq 'select(.severity == "critical")'
+
+    Exit codes: 0 the daemon stopped, or so many lines were told; 2 no daemon answers; 130 interrupted.
+    """
+    _finish(_job("operator", "tail")(config, url, after=after, times=times, json_format=_as_json(output)))
+
+
+@app.command()
+def gate(
+    market: Annotated[str, typer.Argument(metavar="MARKET", help="As dydx:BTC-USD.")],
+    config: Config = DEFAULT_CONFIG,
+    url: Url = None,
+    output: Piped = None,
+) -> None:
+    """Ask whether strategies may open in a market. What cannot be told is closed.
+
+    \b
+    Example: reefd gate dydx:BTC-USD && ./open-position
+
+    Exit codes: 0 open; 1 closed; 2 it cannot be told, which is closed too.
+    """
+    _finish(_job("operator", "gate")(config, url, market, json_format=_as_json(output)))
+
+
+@app.command()
+def approve(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run that waits; or its runbook, when only one of it does.")],
+    digest: Annotated[str, typer.Option("--digest", metavar="D", help="The plan that was seen; another one is not approved.")] = "",
+    reason: Reason = "",
+    yes: Yes = False,
+    config: Config = DEFAULT_CONFIG,
+    url: Url = None,
+    output: Piped = None,
+) -> None:
+    """Show the plan that a run waits with, and approve exactly that one.
+
+    \b
+    Example: reefd approve funding-spike/dydx:BTC-USD/1767225600000000000/1 --reason "looked at it"
+
+    On a terminal it asks first; a script writes --yes, or the --digest of the plan it looked at.
+
+    Exit codes: 0 approved; 1 it did nothing, or was not confirmed; 2 no such run waits, the plan is another one, no daemon answers.
+    """
+    job = _job("operator", "approve")
+    _finish(job(config, url, run, digest=digest, reason=reason, yes=yes, confirm=_confirm, json_format=_as_json(output)))
+
+
+@app.command()
+def deny(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run that waits; or its runbook, when only one of it does.")],
+    reason: Reason = "",
+    yes: Yes = False,
+    config: Config = DEFAULT_CONFIG,
+    url: Url = None,
+    output: Piped = None,
+) -> None:
+    """Show the plan that a run waits with, and deny it.
+
+    \b
+    Example: reefd deny funding-spike/dydx:BTC-USD/1767225600000000000/1 --reason "too large"
+
+    Exit codes: 0 denied; 1 it did nothing, or was not confirmed; 2 no such run waits, or no daemon answers.
+    """
+    _finish(_job("operator", "deny")(config, url, run, reason=reason, yes=yes, confirm=_confirm, json_format=_as_json(output)))
+
+
+@app.command()
+def pause(
+    lasting: Annotated[str, typer.Option("--for", metavar="DURATION", help="How long, as 2h; 31d at most.")],
+    reason: Reason,
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="A runbook, or RUNBOOK/ENTITY; everything when absent.")] = "",
+    config: Config = DEFAULT_CONFIG,
+    url: Url = None,
+    output: Piped = None,
+) -> None:
+    """Let the runs of a runbook, of one instance, or of everything wait. A pause always ends.
+
+    \b
+    Example: reefd pause funding-spike --for 2h --reason "rebalancing by hand"
+
+    Exit codes: 0 paused; 1 it did nothing; 2 there is no such runbook, or no daemon answers.
+    """
+    _finish(_job("operator", "pause")(config, url, target, lasting=lasting, reason=reason, json_format=_as_json(output)))
+
+
+@app.command()
+def unpause(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="What was paused; everything when absent.")] = "",
+    reason: Reason = "",
+    config: Config = DEFAULT_CONFIG,
+    url: Url = None,
+    output: Piped = None,
+) -> None:
+    """End a pause before its time.
+
+    \b
+    Example: reefd unpause funding-spike
+
+    Exit codes: 0 ended; 1 it was not paused; 2 no daemon answers.
+    """
+    _finish(_job("operator", "unpause")(config, url, target, reason=reason, json_format=_as_json(output)))
+
+
+@app.command()
+def halt(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="portfolio, or an entity: nothing opens there. Absent: all.")] = "",
+    reason: Reason = "",
+    config: Config = DEFAULT_CONFIG,
+    url: Url = None,
+    output: Piped = None,
+) -> None:
+    """Stop. Without a target this is the kill switch: nothing is sent any more, reducing runbooks included, until reefd resume.
+
+    \b
+    Example: reefd halt --reason "the venue is in maintenance"
+             reefd halt portfolio                # nothing opens; runbooks go on reducing
+
+    The kill switch writes the halt flag itself, first, and so works without a daemon, without a token, and survives a restart.
+
+    Exit codes: 0 halted; 1 it did nothing; 2 the flag cannot be written, or a target was named and no daemon answers.
+    """
+    _finish(_job("operator", "halt")(config, url, target, reason=reason, json_format=_as_json(output)))
+
+
+@app.command()
+def resume(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="What was halted: portfolio or an entity; or a paused runbook.")] = "",
+    reason: Reason = "",
+    config: Config = DEFAULT_CONFIG,
+    url: Url = None,
+    output: Piped = None,
+) -> None:
+    """End a halt: of everything, or of what is named. When what is named is a runbook or RUNBOOK/ENTITY, its pause ends.
+
+    \b
+    Example: reefd resume
+             reefd resume portfolio
+             reefd resume funding-spike          # the same as reefd unpause funding-spike
+
+    Without a target and without a daemon the halt flag is taken away.
+
+    Exit codes: 0 resumed; 1 nothing was halted or paused there; 2 no daemon answers.
+    """
+    _finish(_job("operator", "resume")(config, url, target, reason=reason, json_format=_as_json(output)))
+
+
+@token.command("new")
+def token_new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Who it is for; it is what the journal names.")],
+    role: Annotated[RoleChoice, typer.Option("--role", help="view reads; approve also approves, pauses, halts; admin does all.")],
+    expires: Annotated[str | None, typer.Option("--expires", metavar="DURATION", help="How long it counts, as 90d; for good else.")] = None,
+    config: Config = DEFAULT_CONFIG,
+    output: Output = Format.TEXT,
+) -> None:
+    """Make a token for the API and the pages, and print it: once, it is kept nowhere.
+
+    \b
+    Example: reefd token new ana --role approve --expires 90d
+
+    Exit codes: 0 made; 2 the name is taken or wrong, or the file cannot be written.
+    """
+    _finish(_job("tokens", "new")(config, name, role=role.value, expires=expires, json_format=output is Format.JSON))
+
+
+@token.command("list")
+def token_list(config: Config = DEFAULT_CONFIG, output: Output = Format.TEXT) -> None:
+    """List who has a token, and what they may.
+
+    \b
+    Example: reefd token list
+
+    Exit codes: 0 listed; 2 the file cannot be read.
+    """
+    _finish(_job("tokens", "listed")(config, json_format=output is Format.JSON))
+
+
+@token.command("revoke")
+def token_revoke(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose.")],
+    config: Config = DEFAULT_CONFIG,
+    output: Output = Format.TEXT,
+) -> None:
+    """Revoke a token: it is refused from the next request on, and the sessions that it opened end.
+
+    \b
+    Example: reefd token revoke ana
+
+    Exit codes: 0 revoked; 2 there is none of that name.
+    """
+    _finish(_job("tokens", "revoke")(config, name, json_format=output is Format.JSON))
 
 
 @app.command()
@@ -538,6 +812,27 @@ def doctor(
     Exit codes: 0 nothing failed; 1 a check failed.
     """
     _finish(_job("doctor", "doctor")(config, json_format=output is Format.JSON, send=send))
+
+
+@app.command()
+def drill(
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", metavar="FILE", envvar="REEFD_CONFIG", help="Whose endpoints hear of it.")
+    ] = None,
+    output: Output = Format.TEXT,
+    send: Annotated[bool, typer.Option("--send", help="Tell every endpoint of the settings how it went.")] = False,
+) -> None:
+    """Play the whole path end to end against a simulated venue: feed, trigger, notice, approval, order, gate, kill -9, audit.
+
+    \b
+    Example: reefd drill
+             reefd drill --config config/reefd.yaml --send
+
+    Exit codes: 0 every link held; 1 one did not, and it says what was seen; 2 the settings cannot be used.
+    """
+    if send and config is None:
+        raise typer.BadParameter("--send needs --config: whose endpoints are meant")
+    _finish(_job("drill", "drill")(config, json_format=output is Format.JSON, send=send))
 
 
 @app.command()
@@ -592,6 +887,70 @@ def audit_backup(
     _finish(_job("auditing", "backup")(state, out, json_format=output is Format.JSON))
 
 
+@webhook.command("list")
+def webhook_list(config: Config = DEFAULT_CONFIG, output: Output = Format.TEXT) -> None:
+    """Show where alerts go and how that goes: format, state, breaker, what waits, the last delivery; then the dead letters.
+
+    \b
+    Example: reefd webhook list --config config/reefd.yaml
+
+    Exit codes: 0 shown; 2 the settings cannot be used, or there is no journal.
+    """
+    _finish(_job("webhooks", "list_")(config, json_format=output is Format.JSON))
+
+
+@webhook.command("test")
+def webhook_test(
+    endpoint: Annotated[str, typer.Argument(metavar="ENDPOINT", help="A name under webhooks: of the settings.")],
+    config: Config = DEFAULT_CONFIG,
+    output: Output = Format.TEXT,
+) -> None:
+    """Send one test message right now, in the endpoint's format and signed as any, and print the answer.
+
+    \b
+    Example: reefd webhook test desk
+
+    Exit codes: 0 the endpoint took it; 1 it did not; 2 the settings cannot be used, or there is no such endpoint.
+    """
+    _finish(_job("webhooks", "test")(endpoint, config=config, json_format=output is Format.JSON))
+
+
+@webhook.command("redeliver")
+def webhook_redeliver(
+    message: Annotated[str | None, typer.Argument(metavar="ID", help="Id or number of a dead letter (reefd webhook list).")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every dead letter.")] = False,
+    config: Config = DEFAULT_CONFIG,
+    output: Output = Format.TEXT,
+) -> None:
+    """Put a dead letter back into its lane, at its old place; a running daemon sends it at once.
+
+    \b
+    Example: reefd webhook redeliver 17
+             reefd webhook redeliver --all
+
+    Exit codes: 0 it goes again; 2 there is no such dead letter, or the daemon that runs cannot be asked.
+    """
+    if (message is None) is not everything:
+        raise typer.BadParameter("write the id or number of one dead letter, or --all")
+    _finish(_job("webhooks", "redeliver")(None if everything else message, config=config, json_format=output is Format.JSON))
+
+
+@webhook.command("enable")
+def webhook_enable(
+    endpoint: Annotated[str, typer.Argument(metavar="ENDPOINT", help="A name of reefd webhook list.")],
+    config: Config = DEFAULT_CONFIG,
+    output: Output = Format.TEXT,
+) -> None:
+    """Send again to an endpoint that said 410 Gone; an open breaker closes too.
+
+    \b
+    Example: reefd webhook enable desk
+
+    Exit codes: 0 enabled; 2 there is no such endpoint, or the daemon that runs cannot be asked.
+    """
+    _finish(_job("webhooks", "enable")(endpoint, config=config, json_format=output is Format.JSON))
+
+
 @scenario.command("list")
 def scenario_list(output: Output = Format.TEXT) -> None:
     """List every scenario with its title, source and confidence.
@@ -644,6 +1003,14 @@ def _day(text: str | None) -> date | None:
         return date.fromisoformat(text)
     except ValueError as error:
         raise typer.BadParameter(f"{text!r} is no day; write for example 2026-10-01", param_hint="--as-of") from error
+
+
+def _as_json(output: Format | None) -> bool:
+    return output is Format.JSON if output is not None else not sys.stdout.isatty()
+
+
+def _confirm(question: str) -> bool:
+    return typer.confirm(question)
 
 
 def _finish(code: int) -> None:

@@ -40,7 +40,7 @@ LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)(?:\s+\"[^\"]*\")?\)")
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<body>.*?)^(?P=indent)```", re.DOTALL | re.MULTILINE)
 
 
-COMING = {"api.md", "webhook", "approve", "deny", "token", "gate", "halt", "resume"}  # pages and verbs of parts that are being merged
+COMING: set[str] = {"api.md"}  # pages and verbs of parts that are being merged
 
 
 def name_of(path: Path) -> str:

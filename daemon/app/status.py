@@ -1,6 +1,6 @@
 """What the daemon is doing (floor 9): a small JSON beside the journal, replaced atomically at most four times a second, and its reader.
 
-    status(Path("config/reefd.yaml"), json_format=False)       # 0 running and fine, 1 not running or degraded
+    page = read_page(status_path(settings.journal.path)); page["journal"] = read_journal(...); degraded(page, now)
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from daemon.errors import UserError
 from daemon.journal.store import Journal
 from daemon.service.clock import Clock
 from daemon.service.poller import FeedHealth
-from daemon.settings import load_settings
 from daemon.units import NS
 
 PUBLISH_EVERY_NS = NS // 4
@@ -88,20 +87,6 @@ class Publication:
             os.replace(partial, self._path)
         except OSError:
             return
-
-
-def status(config: Path, *, json_format: bool) -> int:
-    """Print what the daemon of these settings is doing; 0 running and fine, 1 not running or degraded. Raises UserError."""
-    settings = load_settings(config)
-    page = read_page(status_path(settings.journal.path))
-    page["journal"] = read_journal(settings.journal.path, settings.journal.feed())
-    problems = degraded(page, datetime.now(UTC))
-    page["degraded"] = problems
-    if json_format:
-        print(json.dumps(page, indent=2))
-    else:
-        show(page, problems)
-    return 1 if problems else 0
 
 
 def read_page(path: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ COMMAND_S = 6.0  # a desk itself waits for five
 HALT_S = 2.0  # then the flag alone is certain, and that is said
 RELOAD_S = 15.0  # runbooks are read and compiled
 PAUSE_MAX_NS = 31 * DAY_NS
-PORTFOLIO = "portfolio"
+FLAG_ALONE = "the halt flag"  # so a desk begins to tell of a halt that is not journaled
 
 T = TypeVar("T")
 
@@ -77,7 +77,8 @@ class Asking:
         """
         command = _command("halt", person, target, reason=reason or "no reason given", key=key)
         try:
-            return await self._ask(command, self._halt_s)
+            told = await self._ask(command, self._halt_s)
+            return Told(status=202, effect=told.effect) if told.effect.effect.startswith(FLAG_ALONE) else told
         except Refused as refused:
             if target != "" or refused.status != 503 or self._flagged is None or not self._flagged():
                 raise

@@ -50,9 +50,7 @@ RunbookId = Annotated[str, Path(min_length=1, max_length=100, pattern=NAME, desc
 EntityKind = Annotated[Kind, Path(description="What kind of thing.")]
 EntityId = Annotated[str, Path(min_length=1, max_length=200, pattern=PRINTABLE, description="An entity, as `dydx:BTC-USD`.")]
 EndpointName = Annotated[str, Path(min_length=1, max_length=100, pattern=NAME, description="An endpoint's name, as in the settings.")]
-ReportName = Annotated[
-    str, Path(min_length=1, max_length=300, pattern=PATH, description="A report's name, as `/api/v1/stress` lists it.")
-]
+ReportName = Annotated[str, Path(min_length=1, max_length=300, pattern=PATH, description="A report's name, as `/api/v1/stress` lists it.")]
 DeliveryId = Annotated[str, Path(min_length=1, max_length=300, pattern=PRINTABLE, description="A dead letter's id, or `*` for all.")]
 Signals = Annotated[
     list[Annotated[str, Field(max_length=100, pattern=PRINTABLE)]],
