@@ -24,6 +24,7 @@ VERBS = [
     "scenario list", "scenario show", "scenario run", "doctor", "traces", "drill",
     "new", "fmt", "schema",
     "why", "runs", "tail", "gate", "approve", "deny", "pause", "unpause", "halt", "resume", "token new", "token list", "token revoke",
+    "webhook list", "webhook test", "webhook redeliver", "webhook enable",
 ]  # fmt: skip
 HEAVY = ("numpy", "polars", "pyarrow", "pandas", "httpx", "fastapi", "uvicorn", "numba", "llvmlite", "distributed", "opentelemetry")
 
@@ -122,7 +123,7 @@ ONE_OF_EACH = {
     ("watching", "status"): ["status", "--config", "c.yaml", "--format", "json", "--watch", "--url", "http://127.0.0.1:1"],
     ("operator", "why"): ["why", "funding-spike", "dydx:BTC-USD"],
     ("operator", "runs"): ["runs", "--runbook", "funding-spike", "--entity", "e", "--status", "done", "--limit", "5"],
-    ("operator", "tail"): ["tail", "--url", "http://127.0.0.1:1"],
+    ("operator", "tail"): ["tail", "--url", "http://127.0.0.1:1", "--after", "7-0", "--times", "3"],
     ("operator", "gate"): ["gate", "dydx:BTC-USD", "--config", "c.yaml"],
     ("operator", "approve"): ["approve", "a/b/1/1", "--digest", "ab", "--reason", "r", "--yes"],
     ("operator", "deny"): ["deny", "a/b/1/1", "--reason", "r", "-y"],
@@ -136,6 +137,10 @@ ONE_OF_EACH = {
     ("scenarios", "list_"): ["scenario", "list", "--format", "json"],
     ("scenarios", "show_"): ["scenario", "show", "calm"],
     ("scenarios", "run"): ["scenario", "run", "calm", "--runbooks", "r", "--seed", "3", "--out", "o", "--limits", "l.yaml"],
+    ("webhooks", "list_"): ["webhook", "list", "--config", "c.yaml", "--format", "json"],
+    ("webhooks", "test"): ["webhook", "test", "desk", "--config", "c.yaml"],
+    ("webhooks", "redeliver"): ["webhook", "redeliver", "17", "--config", "c.yaml", "--format", "json"],
+    ("webhooks", "enable"): ["webhook", "enable", "desk", "--config", "c.yaml"],
     ("auditing", "backup"): ["audit", "backup", "s.db", "--out", "copy"],
     ("auditing", "audit_verify"): ["audit", "verify", "s.db", "--anchor", "7:ab"],
 }

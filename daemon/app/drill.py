@@ -313,7 +313,10 @@ channels: {{desk: [desk]}}
         return f"{notice.message_id}, signature verified"
 
     def _asked(self) -> str:
-        need = self._until(lambda: next((n for n in self._ask().get("status")["needs"] if n["kind"] == "approval"), None), "an approval waits")
+        def look() -> dict[str, Any] | None:
+            return next((need for need in self._ask().get("status")["needs"] if need["kind"] == "approval"), None)
+
+        need = self._until(look, "an approval waits")
         self._run_id, self._digest = need["run_id"], need["digest"]
         return f"{need['title']}; {need['if_nothing']}"
 
