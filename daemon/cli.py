@@ -35,10 +35,10 @@ audit = typer.Typer(help="The journal: verify its chain, copy it.", no_args_is_h
 app.add_typer(audit, name="audit")
 scenario = typer.Typer(help="Named incidents of a simulated world: list, show, run.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(scenario, name="scenario")
-webhook = typer.Typer(help="Alerts out: endpoints, dead letters, a test.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(webhook, name="webhook")
 token = typer.Typer(help="Who may use the API and the pages: new, list, revoke.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(token, name="token")
+webhook = typer.Typer(help="Alerts out: endpoints, dead letters, a test.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(webhook, name="webhook")
 
 
 class Format(StrEnum):
@@ -595,16 +595,22 @@ def runs(
 
 
 @app.command()
-def tail(config: Config = DEFAULT_CONFIG, url: Url = None, output: Piped = None) -> None:
+def tail(
+    after: Annotated[str, typer.Option("--after", metavar="ID", help="Go on after this line: the `id` of its JSON.")] = "",
+    times: Annotated[int | None, typer.Option("--times", metavar="N", min=1, help="End after so many lines.")] = None,
+    config: Config = DEFAULT_CONFIG,
+    url: Url = None,
+    output: Piped = None,
+) -> None:
     """Follow what happens: triggers, runs, actions, outcomes, commands. JSON lines when piped. Ends with Ctrl-C, or with the daemon.
 
     \b
     Example: reefd tail
              reefd tail | jq 'select(.severity == "critical")'
 
-    Exit codes: 0 the daemon stopped; 2 no daemon answers; 130 interrupted.
+    Exit codes: 0 the daemon stopped, or so many lines were told; 2 no daemon answers; 130 interrupted.
     """
-    _finish(_job("operator", "tail")(config, url, json_format=_as_json(output)))
+    _finish(_job("operator", "tail")(config, url, after=after, times=times, json_format=_as_json(output)))
 
 
 @app.command()
@@ -806,6 +812,27 @@ def doctor(
     Exit codes: 0 nothing failed; 1 a check failed.
     """
     _finish(_job("doctor", "doctor")(config, json_format=output is Format.JSON, send=send))
+
+
+@app.command()
+def drill(
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", metavar="FILE", envvar="REEFD_CONFIG", help="Whose endpoints hear of it.")
+    ] = None,
+    output: Output = Format.TEXT,
+    send: Annotated[bool, typer.Option("--send", help="Tell every endpoint of the settings how it went.")] = False,
+) -> None:
+    """Play the whole path end to end against a simulated venue: feed, trigger, notice, approval, order, gate, kill -9, audit.
+
+    \b
+    Example: reefd drill
+             reefd drill --config config/reefd.yaml --send
+
+    Exit codes: 0 every link held; 1 one did not, and it says what was seen; 2 the settings cannot be used.
+    """
+    if send and config is None:
+        raise typer.BadParameter("--send needs --config: whose endpoints are meant")
+    _finish(_job("drill", "drill")(config, json_format=output is Format.JSON, send=send))
 
 
 @app.command()

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from daemon.app.operator import Reach
 from daemon.app.telling import open_sender
+from daemon.edges.broker import ENDPOINT
 from daemon.edges.operator import OperatorClient, part
 from daemon.edges.webhook import Endpoint
 from daemon.errors import EdgeError, SettingsError, UserError
@@ -39,7 +40,8 @@ def list_(config: Path, *, json_format: bool) -> int:
     settings = load_settings(config)
     with Journal.open_readonly(settings.journal.path, settings.journal.feed()) as journal:
         now = _now(settings, journal)
-        reports = overview(journal, _shown(settings), now, settings.channels)
+        elsewhere = {} if settings.mqtt is None else {ENDPOINT: settings.mqtt.address()}
+        reports = overview(journal, _shown(settings), now, settings.channels, elsewhere)
         letters = journal.dead_letters()
     reports = tuple(replace(report, address=_address(settings, report)) for report in reports)
     if json_format:

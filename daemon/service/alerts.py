@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal, assert_never
 
@@ -71,8 +71,11 @@ class Alerts:
         house: str,
         channels: Mapping[str, tuple[str, ...]] | None = None,
         look: Callable[[], None] = lambda: None,
+        elsewhere: Mapping[str, str] | None = None,
     ) -> None:
-        """`now` is the daemon's clock (ns); `look` tells the lanes of a running daemon that there is something to deliver."""
+        """`now` is the daemon's clock (ns); `look` tells the lanes of a running daemon that there is something to deliver; `elsewhere` are
+        the endpoints that are no webhooks, by name, with their address: MQTT."""
+        self._elsewhere = elsewhere or {}
         self._journal = journal
         self._sender = sender
         self._now = now
@@ -82,7 +85,7 @@ class Alerts:
 
     def overview(self) -> tuple[EndpointReport, ...]:
         """How every endpoint does: those of the settings, then those that only the journal remembers."""
-        return overview(self._journal, self._sender.endpoints, self._now(), self._channels)
+        return overview(self._journal, self._sender.endpoints, self._now(), self._channels, self._elsewhere)
 
     def dead_letters(self, endpoint: str = "") -> list[Delivery]:
         """Messages given up, oldest first."""
@@ -133,12 +136,17 @@ class Alerts:
 
 
 def overview(
-    journal: Journal, endpoints: Mapping[str, Endpoint], now: int, channels: Mapping[str, tuple[str, ...]] | None = None
+    journal: Journal,
+    endpoints: Mapping[str, Endpoint],
+    now: int,
+    channels: Mapping[str, tuple[str, ...]] | None = None,
+    elsewhere: Mapping[str, str] | None = None,
 ) -> tuple[EndpointReport, ...]:
     """How every endpoint does at `now` (ns), from a journal that may be open for reading only."""
-    records, counts = journal.endpoint_records(), journal.delivery_counts()
-    names = dict.fromkeys([*endpoints, *records, *(name for name, _ in counts)])
-    return tuple(_report(name, endpoints.get(name), records.get(name), counts, now, channels or {}) for name in names)
+    records, counts, others = journal.endpoint_records(), journal.delivery_counts(), elsewhere or {}
+    names = dict.fromkeys([*endpoints, *others, *records, *(name for name, _ in counts)])
+    reports = (_report(name, endpoints.get(name), records.get(name), counts, now, channels or {}) for name in names)
+    return tuple(replace(each, format=each.name, address=others[each.name]) if each.name in others else each for each in reports)
 
 
 def _report(
