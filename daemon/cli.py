@@ -595,16 +595,22 @@ def runs(
 
 
 @app.command()
-def tail(config: Config = DEFAULT_CONFIG, url: Url = None, output: Piped = None) -> None:
+def tail(
+    after: Annotated[str, typer.Option("--after", metavar="ID", help="Go on after this line: the `id` of its JSON.")] = "",
+    times: Annotated[int | None, typer.Option("--times", metavar="N", min=1, help="End after so many lines.")] = None,
+    config: Config = DEFAULT_CONFIG,
+    url: Url = None,
+    output: Piped = None,
+) -> None:
     """Follow what happens: triggers, runs, actions, outcomes, commands. JSON lines when piped. Ends with Ctrl-C, or with the daemon.
 
     \b
     Example: reefd tail
              reefd tail | jq 'select(.severity == "critical")'
 
-    Exit codes: 0 the daemon stopped; 2 no daemon answers; 130 interrupted.
+    Exit codes: 0 the daemon stopped, or so many lines were told; 2 no daemon answers; 130 interrupted.
     """
-    _finish(_job("operator", "tail")(config, url, json_format=_as_json(output)))
+    _finish(_job("operator", "tail")(config, url, after=after, times=times, json_format=_as_json(output)))
 
 
 @app.command()

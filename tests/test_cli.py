@@ -123,7 +123,7 @@ ONE_OF_EACH = {
     ("watching", "status"): ["status", "--config", "c.yaml", "--format", "json", "--watch", "--url", "http://127.0.0.1:1"],
     ("operator", "why"): ["why", "funding-spike", "dydx:BTC-USD"],
     ("operator", "runs"): ["runs", "--runbook", "funding-spike", "--entity", "e", "--status", "done", "--limit", "5"],
-    ("operator", "tail"): ["tail", "--url", "http://127.0.0.1:1"],
+    ("operator", "tail"): ["tail", "--url", "http://127.0.0.1:1", "--after", "7-0", "--times", "3"],
     ("operator", "gate"): ["gate", "dydx:BTC-USD", "--config", "c.yaml"],
     ("operator", "approve"): ["approve", "a/b/1/1", "--digest", "ab", "--reason", "r", "--yes"],
     ("operator", "deny"): ["deny", "a/b/1/1", "--reason", "r", "-y"],

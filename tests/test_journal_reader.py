@@ -153,6 +153,7 @@ def test_the_span_of_a_text_is_looked_for_from_a_time_on(written: Path) -> None:
     assert reader.span('note 9000 of \\"', since=T0) == (9_000, 9_000)
     assert reader.span("note 9000 of", since=T0, scanned_max=5_000) is None
     assert reader.span("of", since=T0 + 9_990 * NS, scanned_max=10**6) == (9_990 - 1_000, 2 * CHUNK)
+    assert reader.span("note 3", since=T0, last=TYPES) == (3, CHUNK // 2 * 2 - 1_001)
 
 
 def test_what_is_no_journal_is_refused(tmp_path: Path) -> None:
@@ -243,3 +244,31 @@ def test_a_query_that_makes_no_sense_says_what_to_write(tmp_path: Path) -> None:
             find(reader, EntryQuery(role="both"))
         with pytest.raises(UserError, match="since: 'yesterday' is no ISO-8601 time"):
             find(reader, EntryQuery(since="yesterday"))
+        for text in ("x" * 1_001, "\ud800"):
+            with pytest.raises(UserError, match="characters of Unicode"):
+                find(reader, EntryQuery(text=text))
+
+
+@given(
+    text=st.text(max_size=20),
+    kind=st.text(max_size=5),
+    since=st.none() | st.datetimes().map(lambda moment: moment.isoformat()),
+    before=st.none() | st.integers(),
+    limit=st.integers(),
+)
+@settings(max_examples=100, deadline=None)
+def test_no_query_breaks_the_search(written: Path, text: str, kind: str, since: str | None, before: int | None, limit: int) -> None:
+    try:
+        page = find(Reader(written), EntryQuery(text=text, type=kind, since=since, until=since, before=before, limit=limit))
+    except UserError:
+        return
+    assert len(page.entries) <= 1_000
+
+
+@pytest.mark.parametrize(("text", "found"), [("100%", 1), ("a_b", 1), ("a^b", 1), ("AXB", 1), ("größe", 1), ("\x00", 1), ("a%b", 0)])
+def test_a_text_is_taken_by_its_letters_whatever_they_mean_to_the_file(tmp_path: Path, text: str, found: int) -> None:
+    with Journal.open(tmp_path / "state.db") as journal:
+        for seq, text_of in enumerate(["100%", "a_b", "a^b", "axb", "größe", "\\u0000"], start=1):
+            journal.append(entry(seq, T0 + seq, "event", "X", f'{{"r":"{text_of}"}}'), [])
+        journal.flush().result()
+        assert len(Reader(journal.path).search(Search(text=text)).entries) == found

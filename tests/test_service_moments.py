@@ -307,4 +307,5 @@ def test_a_run_that_never_was_is_not_found(tmp_path: Path) -> None:
     assert run_detail(reader, f"spike/dydx:BTC-USD/{T0}/1") is None
     assert run_detail(reader, f"spike/dydx:ETH-USD/{T0}/99") is None
     assert run_detail(reader, "nonsense") is None
+    assert run_detail(reader, f"spike/\ud800/{T0}/1") is None
     assert run_detail(reader, "") is None

@@ -92,6 +92,10 @@ class HotSide(Protocol):
         """(runbook, entity) of all instances."""
         ...
 
+    def has(self, runbook: str, entity: str) -> bool:
+        """True while there is this instance."""
+        ...
+
     def entities(self, kind: Kind) -> list[str]:
         """Every entity of a kind seen so far."""
         ...

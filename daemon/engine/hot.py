@@ -733,6 +733,11 @@ class Hot:
             if (runbook is None or i.runbook == runbook) and (i.kind is not Kind.POSITION or self.arenas.alive(i.row))
         ]
 
+    def has(self, runbook: str, entity: str) -> bool:
+        """True while there is this instance; as `instances`, for one of thousands."""
+        found = self._by_key.get((runbook, entity))
+        return found is not None and (found.kind is not Kind.POSITION or self.arenas.alive(found.row))
+
     def entities(self, kind: Kind) -> list[str]:
         """Every entity of a kind that was named so far."""
         return self.arenas.kinds[kind].ids[1:]

@@ -10,6 +10,7 @@ bounded in the entries it looks at, and says how many these were. Observations a
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,8 +22,11 @@ from daemon.journal.schema import open_reader
 
 SCANNED_MAX = 200_000  # entries a search looks at before it hands out what it has: about 0.2 s
 CHUNK = 5_000  # entries of one statement
+PORTION = 500  # entries that are decoded at a stretch
 PAGE_MAX = 1_000
 SLACK = 2_000  # positions around a time: records of one event carry due times of their own, so times do not strictly rise
+_LIKE = "body LIKE ? ESCAPE '^'"
+_WILD, _ESCAPED = r"([%_^])", r"^\1"
 _COLUMNS = "position, seq, part, at, role, type, body, hash"
 
 
@@ -42,7 +46,8 @@ class Stored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """What is looked for: empty fields are not asked about. `text` must be in the body, letter by letter; `since` and `until` are ns."""
+    """What is looked for: empty fields are not asked about. `text` must stand in the body, in large or small letters; `since` and `until`
+    are ns."""
 
     text: str = ""
     type: str = ""
@@ -155,14 +160,26 @@ class Reader:
             )
             return tuple(_stored(row) for row in rows)
 
-    def span(self, text: str, *, since: int, scanned_max: int = SCANNED_MAX) -> tuple[int, int] | None:
-        """First and last seq of the records that name `text`, from the time `since` (ns) on; None when no entry looked at does."""
+    def span(self, text: str, *, since: int, last: Sequence[str] = (), scanned_max: int = SCANNED_MAX) -> tuple[int, int] | None:
+        """First and last seq of the records that name `text`, from the time `since` (ns) on; None when no entry looked at does. Behind one
+        whose type is in `last` only a little more is looked at."""
+        marks = ",".join("?" * len(last))
+        low: int | None = None
+        high = 0
         with self._asking() as connection:
             first = max(1, _position_at(connection, since) - SLACK)
-            low, high = connection.execute(
-                "SELECT min(seq), max(seq) FROM entry WHERE position >= ? AND position < ? AND role = 'record' AND instr(body, ?) > 0",
-                (first, first + scanned_max, text),
-            ).fetchone()
+            stop = min(first + scanned_max, _last_position(connection) + 1)
+            while first < stop:
+                found_low, found_high, ends = connection.execute(
+                    f"SELECT min(seq), max(seq), max(type IN ({marks})) FROM entry "
+                    "WHERE position >= ? AND position < ? AND role = 'record' AND instr(body, ?) > 0",
+                    (*last, first, min(first + CHUNK, stop), text),
+                ).fetchone()
+                if found_low is not None:
+                    low, high = found_low if low is None else low, found_high
+                    if ends:
+                        stop = min(stop, first + 2 * CHUNK)
+                first += CHUNK
         return None if low is None else (int(low), int(high))
 
     def last_seq(self) -> int:
@@ -170,10 +187,13 @@ class Reader:
         with self._asking() as connection:
             return int(connection.execute("SELECT coalesce(max(seq), 0) FROM entry").fetchone()[0])
 
-    def latest(self, wanted: Mapping[str, int], types: Sequence[str], *, entries_max: int) -> Iterator[Sequence[Stored]]:
-        """Records of `types` in order and in portions, from where the last `wanted[type]` entries of each wanted type begin; at most the
-        last `entries_max` entries are looked at. Traces are left out. The picture is that of the first portion."""
-        marks = ",".join("?" * len(types))
+    def latest(
+        self, wanted: Mapping[str, int], types: Sequence[str], *, brief: Sequence[str] = (), entries_max: int
+    ) -> Iterator[Sequence[tuple[int, str, str]]]:
+        """Seq, type and body of the records of `types`, in order and in portions, from where the last `wanted[type]` entries of each wanted
+        type begin; at most the last `entries_max` entries are looked at. Traces are left out; of the types in `brief` the text is not the
+        body but its `run_id`. The picture is that of the first portion."""
+        marks, briefs = ",".join("?" * len(types)), ",".join("?" * len(brief))
         with self._asking() as connection:
             last = _last_position(connection)
             starts = []
@@ -183,14 +203,13 @@ class Reader:
                 ).fetchone()
                 starts.append(1 if row is None else int(row[0]))
             first = max(min(starts, default=1), last - entries_max + 1, 1)
-            for low in range(first, last + 1, CHUNK):
-                rows = connection.execute(
-                    "SELECT position, seq, part, at, role, type, "
-                    "CASE WHEN instr(body, '\"trace\":') THEN json_remove(body, '$.trace') ELSE body END, hash FROM entry "
+            for low in range(first, last + 1, PORTION):
+                yield connection.execute(
+                    f"SELECT seq, type, CASE WHEN type IN ({briefs}) THEN json_extract(body, '$.run_id') "
+                    "WHEN instr(body, '\"trace\":') THEN json_remove(body, '$.trace') ELSE body END FROM entry "
                     f"WHERE position >= ? AND position < ? AND type IN ({marks}) ORDER BY position",
-                    (low, low + CHUNK, *types),
+                    (*brief, low, low + PORTION, *types),
                 ).fetchall()
-                yield [_stored(row) for row in rows]
 
     # --- deliveries ---------------------------------------------------------------------------------------------------
 
@@ -237,6 +256,15 @@ class Reader:
         }
 
 
+def storable(text: str) -> bool:
+    """False for a text with half a surrogate pair, which no file can hold and no question may name."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _conditions(query: Search) -> tuple[str, tuple[object, ...]]:
     """The tests of a search besides position and type."""
     where, given = "", ()  # type: tuple[str, tuple[object, ...]]
@@ -248,9 +276,10 @@ def _conditions(query: Search) -> tuple[str, tuple[object, ...]]:
         where, given = f"{where} AND at <= ?", (*given, query.until)
     if query.text:
         # A body is JSON: what a person types with quotes or a backslash stands there escaped, what they copied from it does not.
-        forms = dict.fromkeys((query.text, json.dumps(query.text, ensure_ascii=False)[1:-1]))
-        where = f"{where} AND ({' OR '.join('instr(body, ?) > 0' for _ in forms)})"
-        given = (*given, *forms)
+        forms = dict.fromkeys((json.dumps(query.text, ensure_ascii=False)[1:-1], query.text))
+        patterns = [f"%{re.sub(_WILD, _ESCAPED, form)}%" for form in forms if "\x00" not in form]
+        where = f"{where} AND ({' OR '.join(_LIKE for _ in patterns)})"
+        given = (*given, *patterns)
     return where, given
 
 

@@ -205,9 +205,9 @@ class Annals:
             case r.ActionFinished():
                 self._settle(seq, record)
             case r.StepStarted() | r.StepFinished() | r.LocksTaken() | r.LocksReleased() | r.ActionWould() | r.LimitClipped():
-                self._touch(seq, record.run_id, "")
+                self.touch(seq, record.run_id)
             case r.LegAbandoned() | r.LegFinished() | r.ActionDenied():
-                self._touch(seq, record.run_id, "")
+                self.touch(seq, record.run_id)
             case r.StepPlanned():
                 row = self._touch(seq, record.run_id, "")
                 if row is not None:
@@ -228,6 +228,10 @@ class Annals:
                 pass
             case _:
                 assert_never(record)
+
+    def touch(self, seq: int, run_id: str) -> None:
+        """Take note of a record that says no more than that its run goes on."""
+        self._touch(seq, run_id, "")
 
     # --- episodes -----------------------------------------------------------------------------------------------------
 

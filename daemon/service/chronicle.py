@@ -20,7 +20,7 @@ from daemon.engine.codec import decode
 from daemon.engine.engine import Transition
 from daemon.engine.events import Event, FeedFailed, Gap, Observed, Woke
 from daemon.engine.records import ActionRequested, Record
-from daemon.journal.reader import Reader, Stored
+from daemon.journal.reader import Reader, Stored, storable
 from daemon.service.annals import ACTS_MAX, EPISODES_MAX, RUNS_MAX, Annals, RunRow
 from daemon.service.happenings import Happenings
 from daemon.service.views import ActView, EpisodeView, Happening, RunQuery, RunView
@@ -28,29 +28,33 @@ from daemon.units import NS, iso, show_duration
 
 RECORDS_KEPT = 1_000_000  # the tail of the journal that a start looks at
 PORTION_PAUSE_S = 0.002  # between portions of the journal, so that the loop's thread is not kept from its turn
+TOUCHING = (
+    "StepStarted",
+    "StepFinished",
+    "LocksTaken",
+    "LocksReleased",
+    "ActionDenied",
+    "ActionWould",
+    "LimitClipped",
+    "LegAbandoned",
+    "LegFinished",
+)  # records that `Annals` only takes as a sign of life of their run
 TAKEN = (
+    *TOUCHING,
     "TriggerChanged",
     "RunStarted",
     "RunRefused",
     "RunFinished",
-    "StepStarted",
-    "StepFinished",
     "StepWaiting",
     "StepPlanned",
     "RetryScheduled",
-    "LocksTaken",
-    "LocksReleased",
     "ApprovalRequested",
     "ApprovalAnswered",
     "ActionRequested",
-    "ActionDenied",
-    "ActionWould",
     "ActionFinished",
-    "LimitClipped",
-    "LegAbandoned",
-    "LegFinished",
     "MoveProgress",
 )  # what `Annals.take` does not pass over; a test holds the two together
+ENDS = ("RunFinished", "RunRefused")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,13 +134,17 @@ class Chronicle:
         through = reader.last_seq()
         wanted = {"RunStarted": self._bounds[0], "RunRefused": self._bounds[0], "TriggerChanged": 2 * self._bounds[1]}
         first_seq: int | None = None
-        for portion in reader.latest(wanted, TAKEN, entries_max=RECORDS_KEPT):
+        for portion in reader.latest(wanted, TAKEN, brief=TOUCHING, entries_max=RECORDS_KEPT):
             if first_seq is None and portion:
-                first_seq = portion[0].seq
+                first_seq = portion[0][0]
                 self._take_elders(reader, annals, under_way, first_seq)
-            for stored in portion:
-                if stored.seq <= through:
-                    _take(annals, stored)
+            for seq, kind, text in portion:
+                if seq > through:
+                    break
+                if kind in TOUCHING:
+                    annals.touch(seq, text)
+                else:
+                    _take(annals, seq, text)
             if self._stopping.wait(PORTION_PAUSE_S):
                 return
         with self._lock:
@@ -157,7 +165,7 @@ class Chronicle:
             place = find(reader, run_id)
             for stored in entries_of(reader, run_id, place) if place is not None else ():
                 if stored.seq < before_seq and stored.type in TAKEN:
-                    _take(annals, stored)
+                    _take(annals, stored.seq, stored.body)
 
     # --- any thread ---------------------------------------------------------------------------------------------------
 
@@ -238,10 +246,10 @@ def find(reader: Reader, run_id: str) -> Place | None:
     JournalError."""
     episode = run_id.rpartition("/")[0]
     fired = re.search(r"/(\d{1,19})\+*$", episode)
-    if fired is None:
+    if fired is None or not storable(run_id):
         return None
     since = int(fired[1])
-    span, of_episode = reader.span(f'"{run_id}"', since=since), reader.span(f'"{episode}"', since=since)
+    span, of_episode = reader.span(f'"{run_id}"', since=since, last=ENDS), reader.span(f'"{episode}"', since=since, last=ENDS)
     if span is None or of_episode is None:
         return None
     return Place(first=span[0], last=span[1], fired=of_episode[0])
@@ -255,9 +263,9 @@ def entries_of(reader: Reader, run_id: str, place: Place, *, limit: int = 5_000)
     return fired + reader.between(place.first, place.last, texts=(episode,), types=("ResourceSeen", "SizeChanged", "PauseSet"), limit=limit)
 
 
-def _take(annals: Annals, stored: Stored) -> None:
+def _take(annals: Annals, seq: int, body: str) -> None:
     try:
-        record = cast("Record", decode(stored.body))
+        record = cast("Record", decode(body))
     except (ValueError, KeyError):
         return  # an entry of another build: what it says of a run is not known here
-    annals.take(stored.seq, record)
+    annals.take(seq, record)

@@ -23,16 +23,20 @@ from daemon.engine.events import (
 )
 from daemon.engine.records import Record
 from daemon.errors import UserError
-from daemon.journal.reader import Reader, Search, Stored
+from daemon.journal.reader import Reader, Search, Stored, storable
 from daemon.service.happenings import happening
 from daemon.service.views import Entries, EntryQuery, EntryView
 from daemon.units import NS, iso, parse_iso, show_duration
 
 ROLES = ("", "event", "record")
+TEXT_MAX = 1_000  # characters
+TIME_MAX = 1 << 62  # ns: what SQLite can compare
 
 
 def find(reader: Reader, query: EntryQuery) -> Entries:
     """A page of the journal, newest first. Raises UserError for a role or a time that is none, JournalError when it cannot be read."""
+    if len(query.text) > TEXT_MAX or not storable(query.text + query.type):
+        raise UserError(f"text: at most {TEXT_MAX} characters of Unicode can be looked for; write the part that matters")
     if query.role not in ROLES:
         raise UserError(f"{query.role!r} is no role of an entry; write event or record, or leave it out")
     found = reader.search(
@@ -114,6 +118,6 @@ def _time(name: str, text: str | None) -> int | None:
     if text is None or not text.strip():
         return None
     try:
-        return parse_iso(text)
+        return max(-TIME_MAX, min(parse_iso(text), TIME_MAX))
     except ValueError as error:
         raise UserError(f"{name}: {error}") from error

@@ -14,7 +14,6 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
 from itertools import islice
 
 from daemon.engine.records import ActionFinished, ActionRequested, NoticeSent, Record
@@ -30,13 +29,7 @@ LINES_SHOWN = 2
 Requested = Callable[[str], ActionRequested | None]  # the intent of an action id, where it is remembered
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """A record in the ring: the `part`-th of event `seq`. A happening that is no record stands here as it is."""
-
-    seq: int
-    part: int
-    record: Record | Happening
+_Kept = tuple[int, int, Record | Happening]  # in the ring: seq, part, and the record, or a happening that is none
 
 
 class Happenings:
@@ -59,11 +52,12 @@ class Happenings:
         if not records:
             return
         with self._lock:
+            ring = self._ring
             for part, record in enumerate(records):
-                if self._number >= self._size:
-                    self._dropped = (self._ring[0].seq, self._ring[0].part)
-                self._ring.append(_Kept(seq, part, record))
-                self._number += 1
+                if len(ring) == self._size:
+                    self._dropped = ring[0][:2]
+                ring.append((seq, part, record))
+            self._number += len(records)
             waiting, self._waiting = self._waiting, {}
         _wake(waiting)
 
@@ -99,7 +93,7 @@ class Happenings:
         with self._lock:
             if after is None:
                 return self._number, False
-            left = sum((item.seq, item.part) > after for item in self._ring)
+            left = sum(item[:2] > after for item in self._ring)
             # What stood before the first happening of this process is not known here: who comes back from there may have missed some.
             whole = left < len(self._ring) or (self._dropped is not None and after >= self._dropped)
             return self._number - left, not whole
@@ -128,10 +122,10 @@ class Happenings:
             self._waiting.pop(reader, None)
 
     def _said(self, kept: _Kept) -> Happening:
-        record = kept.record
+        seq, part, record = kept
         if isinstance(record, Happening):
             return record
-        return happening(kept.seq, kept.part, record, self._requested)
+        return happening(seq, part, record, self._requested)
 
 
 class Reading:
@@ -172,7 +166,7 @@ class Reading:
         if lost or self._missed:
             many = f"{lost:,} happenings were" if lost > 1 else "a happening was" if lost else "some happenings may have been"
             seq, part = self._last
-            at = kept[0].record.at if kept else ""
+            at = kept[0][2].at if kept else ""
             found.append(
                 Happening(
                     seq=seq,
@@ -186,7 +180,7 @@ class Reading:
         self._missed = False
         self._seen += lost + len(kept)
         if kept:
-            self._last = (kept[-1].seq, kept[-1].part)
+            self._last = kept[-1][:2]
         found += [self._source._said(item) for item in kept]
         if snapshot is not None:
             found.append(snapshot)
