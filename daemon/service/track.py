@@ -94,8 +94,8 @@ class Track:
 
 
 def extremes(values: Sequence[float], start: int, stop: int) -> list[int]:
-    """Of at least one value: indices of the smallest and the largest of `values[start:stop]`, in order; with a NaN among them also of the first NaN and of the
-    last value, so that unknown time neither vanishes nor grows."""
+    """Indices of the smallest and the largest of `values[start:stop]` (at least one), in order; with a NaN among them also of the first
+    NaN and of the last value, so that unknown time neither vanishes nor grows."""
     part = values[start:stop]
     total = sum(part)
     if total == total:  # neither NaN nor both infinities are among them, nearly always
