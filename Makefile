@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench soak known lock clean
+.PHONY: help install demo test lint docs bench soak known lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,7 +35,7 @@ demo: $(VENV)/.runtime ## a simulated venue, the daemon and a webhook receiver, 
 	$(BIN)/reefd demo
 
 # A process a core; WORKERS=0 runs them one after the other, here.
-WORKERS ?= auto
+WORKERS ?= logical
 PARALLEL = -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
 test: $(VENV)/.dev $(VENV)/.system ## every test
@@ -44,6 +44,10 @@ test: $(VENV)/.dev $(VENV)/.system ## every test
 lint: $(VENV)/.dev ## ruff and mypy --strict
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy --strict daemon
+
+docs: $(VENV)/.dev ## the reference pages and the runbooks' JSON Schema, written anew from the code
+	$(BIN)/python docs/generate.py
+	$(BIN)/reefd schema runbook > config/schema/runbook.json
 
 # ROWS=200000 is quick; PEERS=all also installs nautilus_trader and hftbacktest into environments of their own.
 bench: $(VENV)/.dev ## speed beside its peers, in one run; benchmarks/out/bench.json

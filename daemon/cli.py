@@ -37,6 +37,8 @@ scenario = typer.Typer(help="Named incidents of a simulated world: list, show, r
 app.add_typer(scenario, name="scenario")
 token = typer.Typer(help="Who may use the API and the pages: new, list, revoke.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(token, name="token")
+webhook = typer.Typer(help="Alerts out: endpoints, dead letters, a test.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(webhook, name="webhook")
 
 
 class Format(StrEnum):
@@ -593,16 +595,22 @@ def runs(
 
 
 @app.command()
-def tail(config: Config = DEFAULT_CONFIG, url: Url = None, output: Piped = None) -> None:
+def tail(
+    after: Annotated[str, typer.Option("--after", metavar="ID", help="Go on after this line: the `id` of its JSON.")] = "",
+    times: Annotated[int | None, typer.Option("--times", metavar="N", min=1, help="End after so many lines.")] = None,
+    config: Config = DEFAULT_CONFIG,
+    url: Url = None,
+    output: Piped = None,
+) -> None:
     """Follow what happens: triggers, runs, actions, outcomes, commands. JSON lines when piped. Ends with Ctrl-C, or with the daemon.
 
     \b
     Example: reefd tail
              reefd tail | jq 'select(.severity == "critical")'
 
-    Exit codes: 0 the daemon stopped; 2 no daemon answers; 130 interrupted.
+    Exit codes: 0 the daemon stopped, or so many lines were told; 2 no daemon answers; 130 interrupted.
     """
-    _finish(_job("operator", "tail")(config, url, json_format=_as_json(output)))
+    _finish(_job("operator", "tail")(config, url, after=after, times=times, json_format=_as_json(output)))
 
 
 @app.command()
@@ -807,6 +815,27 @@ def doctor(
 
 
 @app.command()
+def drill(
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", metavar="FILE", envvar="REEFD_CONFIG", help="Whose endpoints hear of it.")
+    ] = None,
+    output: Output = Format.TEXT,
+    send: Annotated[bool, typer.Option("--send", help="Tell every endpoint of the settings how it went.")] = False,
+) -> None:
+    """Play the whole path end to end against a simulated venue: feed, trigger, notice, approval, order, gate, kill -9, audit.
+
+    \b
+    Example: reefd drill
+             reefd drill --config config/reefd.yaml --send
+
+    Exit codes: 0 every link held; 1 one did not, and it says what was seen; 2 the settings cannot be used.
+    """
+    if send and config is None:
+        raise typer.BadParameter("--send needs --config: whose endpoints are meant")
+    _finish(_job("drill", "drill")(config, json_format=output is Format.JSON, send=send))
+
+
+@app.command()
 def traces(
     config: Config = DEFAULT_CONFIG,
     endpoint: Annotated[
@@ -856,6 +885,70 @@ def audit_backup(
     Exit codes: 0 copied; 2 the journal cannot be read, or the folder cannot be written.
     """
     _finish(_job("auditing", "backup")(state, out, json_format=output is Format.JSON))
+
+
+@webhook.command("list")
+def webhook_list(config: Config = DEFAULT_CONFIG, output: Output = Format.TEXT) -> None:
+    """Show where alerts go and how that goes: format, state, breaker, what waits, the last delivery; then the dead letters.
+
+    \b
+    Example: reefd webhook list --config config/reefd.yaml
+
+    Exit codes: 0 shown; 2 the settings cannot be used, or there is no journal.
+    """
+    _finish(_job("webhooks", "list_")(config, json_format=output is Format.JSON))
+
+
+@webhook.command("test")
+def webhook_test(
+    endpoint: Annotated[str, typer.Argument(metavar="ENDPOINT", help="A name under webhooks: of the settings.")],
+    config: Config = DEFAULT_CONFIG,
+    output: Output = Format.TEXT,
+) -> None:
+    """Send one test message right now, in the endpoint's format and signed as any, and print the answer.
+
+    \b
+    Example: reefd webhook test desk
+
+    Exit codes: 0 the endpoint took it; 1 it did not; 2 the settings cannot be used, or there is no such endpoint.
+    """
+    _finish(_job("webhooks", "test")(endpoint, config=config, json_format=output is Format.JSON))
+
+
+@webhook.command("redeliver")
+def webhook_redeliver(
+    message: Annotated[str | None, typer.Argument(metavar="ID", help="Id or number of a dead letter (reefd webhook list).")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every dead letter.")] = False,
+    config: Config = DEFAULT_CONFIG,
+    output: Output = Format.TEXT,
+) -> None:
+    """Put a dead letter back into its lane, at its old place; a running daemon sends it at once.
+
+    \b
+    Example: reefd webhook redeliver 17
+             reefd webhook redeliver --all
+
+    Exit codes: 0 it goes again; 2 there is no such dead letter, or the daemon that runs cannot be asked.
+    """
+    if (message is None) is not everything:
+        raise typer.BadParameter("write the id or number of one dead letter, or --all")
+    _finish(_job("webhooks", "redeliver")(None if everything else message, config=config, json_format=output is Format.JSON))
+
+
+@webhook.command("enable")
+def webhook_enable(
+    endpoint: Annotated[str, typer.Argument(metavar="ENDPOINT", help="A name of reefd webhook list.")],
+    config: Config = DEFAULT_CONFIG,
+    output: Output = Format.TEXT,
+) -> None:
+    """Send again to an endpoint that said 410 Gone; an open breaker closes too.
+
+    \b
+    Example: reefd webhook enable desk
+
+    Exit codes: 0 enabled; 2 there is no such endpoint, or the daemon that runs cannot be asked.
+    """
+    _finish(_job("webhooks", "enable")(endpoint, config=config, json_format=output is Format.JSON))
 
 
 @scenario.command("list")

@@ -570,7 +570,7 @@ def approval(at: float, deadline_s: float = 107.0) -> NeedView:
     return NeedView(
         kind="approval",
         target=run,
-        title="Approve: shrink dydx:ETH-USD by 8.2 ETH",
+        title="Shrink dydx:ETH-USD by 8.2 ETH",
         text="paying 0.061 %/h, 0.011 %/h above 0.05 %/h; shrinking is repaid by funding within 1h52m",
         runbook="funding-spike",
         entity="dydx:ETH-USD",

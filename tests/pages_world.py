@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
 
-import uvicorn
+import httpx
 from fastapi import FastAPI
 
 from daemon.web.door import Doorkeeper
+from daemon.web.listening import Served, bind
 from daemon.web.surface import close_streams, make_surface
 from daemon.web.tokens import TokenFile
 from tests.desk_fake import FakeDesk
-from tests.service_processes import free_port
 
 VOID = frozenset({"meta", "link", "input", "br", "hr", "img", "path", "line", "rect", "col"})
 ROLES = ("view", "approve", "admin")
@@ -120,55 +119,49 @@ def house(folder: Path, desk: FakeDesk, *, open_reading: bool = True) -> House:
     return House(app=make_surface(desk, guard=door, build="0.5.0", wall=desk.clock), desk=desk, door=door, secrets=secrets)
 
 
-class Served:
-    """The surface on a loopback port, in a thread of its own; it can be killed and started again on the same port."""
+class Running:
+    """The surface on a loopback port, served as the daemon does; it can be stopped and started again on the same port."""
 
     def __init__(self, made: House) -> None:
         self.made = made
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._server: uvicorn.Server | None = None
-        self._thread: threading.Thread | None = None
-        self._app = made.app
+        self.app = made.app
+        self._port = 0
+        self._served: Served | None = None
+        self.url = ""
 
     def start(self) -> None:
         """Serve; returns when requests are answered."""
-        config = uvicorn.Config(self._app, host="127.0.0.1", port=self.port, log_level="warning", timeout_graceful_shutdown=1)
-        server = self._server = uvicorn.Server(config)
-        ready = threading.Event()
-        startup = server.startup
-
-        async def told(*sockets: object) -> None:
-            await startup(*sockets)  # type: ignore[arg-type]
-            self._loop = asyncio.get_running_loop()
-            ready.set()
-
-        server.startup = told  # type: ignore[method-assign, assignment]
-        self._thread = threading.Thread(target=server.run, daemon=True)
-        self._thread.start()
-        assert ready.wait(READY_S), "the server never began"
+        app = self.app
+        served = self._served = Served(app, bind("127.0.0.1", self._port), ending=lambda: close_streams(app))
+        self.url, self._port = served.url, int(served.url.rpartition(":")[2])
+        served.start()
+        began = time.monotonic()
+        while True:
+            try:
+                httpx.get(f"{self.url}/static/icon.svg", trust_env=False, timeout=READY_S)
+                return
+            except httpx.TransportError:
+                assert served.alive, served.failure
+                assert time.monotonic() - began < READY_S, "the server never answered"
+                time.sleep(0.02)
 
     def stop(self) -> None:
-        """End it: streams first, as the daemon does."""
-        if self._server is None or self._thread is None:
-            return
-        self._loop.call_soon_threadsafe(close_streams, self._app)
-        self.made.desk.close_streams()
-        self._server.should_exit = True
-        self._thread.join(READY_S)
-        assert not self._thread.is_alive()
-        self._server = None
+        """End it and every stream."""
+        if self._served is not None:
+            self._served.stop(READY_S)
+            assert not self._served.alive
+            self._served = None
 
     def again(self) -> None:
-        """Start on the same port with a new application, as a daemon that was restarted: sessions are lost, tokens are not."""
-        self._app = make_surface(self.made.desk, guard=self.made.door, build="0.5.0", wall=self.made.desk.clock)
+        """Start on the same port with a new application, as a daemon that was restarted."""
+        self.app = make_surface(self.made.desk, guard=self.made.door, build="0.5.0", wall=self.made.desk.clock)
         self.start()
 
 
 @contextmanager
-def served(made: House) -> Iterator[Served]:
+def served(made: House) -> Iterator[Running]:
     """A surface that is served as long as the block runs."""
-    running = Served(made)
+    running = Running(made)
     running.start()
     try:
         yield running

@@ -145,14 +145,21 @@ class Venue:
     async def start(self, scenario: Path, speed: float, log: Path) -> None:
         self.process = await spawn("sim", "--scenario", str(scenario), "--port", str(self.port), "--speed", f"{speed:g}", log=log)
         began = time.monotonic()
-        while True:
-            try:
-                await self.get("/sim/clock")
-                return
-            except httpx.HTTPError:
+        try:
+            while not await self._answers():
                 assert self.process.returncode is None, tail(log)
                 assert time.monotonic() - began < WAIT_S, tail(log)
                 await asyncio.sleep(0.05)
+        except BaseException:
+            await self.stop()  # nothing is left running, whoever called
+            raise
+
+    async def _answers(self) -> bool:
+        try:
+            await self.get("/sim/clock")
+        except httpx.HTTPError:
+            return False
+        return True
 
     async def get(self, path: str) -> Any:
         async with httpx.AsyncClient(trust_env=False, timeout=WAIT_S) as client:

@@ -17,13 +17,14 @@ import pytest
 from mqtt_world import BrokerProcess, Listener, broker, said, stranger, until
 from service_processes import Venue, ended, free_port, lay_out, spawn, tail
 from service_processes import until as until_or_tail
-from test_service_mqtt import commanded
+from test_service_mqtt import commanded, item
 from test_service_mqtt_state import BOOK, NOW
 
 from daemon.app.doctor import _broker as examine_broker
 from daemon.app.live_mqtt import LiveMqtt
 from daemon.app.status import degraded
 from daemon.journal.store import Journal
+from daemon.service.alerts import overview
 from daemon.service.clock import WallClock
 from daemon.service.inbox import Inbox
 from daemon.service.views import Command, Effect, GateAnswer, Now, RunbookView
@@ -153,6 +154,15 @@ def test_status_says_since_when_the_broker_is_away() -> None:
     refused = {**page, "connected": True, "reason": "the broker refused reefd/feed/+/+: Not authorized"}
     told = degraded({"journal": {"problem": ""}, "pid": os.getpid(), "published": at.isoformat(), "mqtt": refused}, at)
     assert told == ["MQTT: the broker refused reefd/feed/+/+: Not authorized"]
+
+
+def test_the_broker_is_an_endpoint_like_any_other_with_its_own_address(tmp_path: Path) -> None:
+    with Journal.open(tmp_path / "state.db") as journal:
+        journal.append(None, (), [item(1), item(2)]).result()
+        journal.mark_failed(journal.lane("mqtt", 1 << 62)[0].position, 1, "nobody", None).result()
+        (report,) = overview(journal, {}, 1, {"desk": ("mqtt",)}, {"mqtt": "mqtts://b:8883"})
+    assert (report.name, report.format, report.address, report.channels) == ("mqtt", "mqtt", "mqtts://b:8883", ("desk",))
+    assert (report.waiting, report.dead) == (1, 1)
 
 
 async def test_doctor_finds_out_whether_the_broker_lets_us_in_and_whether_anybody_listens(broker: BrokerProcess) -> None:

@@ -21,9 +21,10 @@ from daemon.errors import Diagnostic, RunbookError, UserError
 ROOT = Path(__file__).resolve().parent.parent
 VERBS = [
     "check", "test", "import", "eval", "replay", "sweep", "diff", "explain", "run", "sim", "demo", "status", "audit verify", "audit backup",
-    "scenario list", "scenario show", "scenario run", "doctor", "traces",
+    "scenario list", "scenario show", "scenario run", "doctor", "traces", "drill",
     "new", "fmt", "schema",
     "why", "runs", "tail", "gate", "approve", "deny", "pause", "unpause", "halt", "resume", "token new", "token list", "token revoke",
+    "webhook list", "webhook test", "webhook redeliver", "webhook enable",
 ]  # fmt: skip
 HEAVY = ("numpy", "polars", "pyarrow", "pandas", "httpx", "fastapi", "uvicorn", "numba", "llvmlite", "distributed", "opentelemetry")
 
@@ -115,13 +116,14 @@ ONE_OF_EACH = {
     ("verifying", "verify_journal"): ["replay", "--journal", "state.db", "--verify", "--format", "json"],
     ("live", "run"): ["run", "--config", "c.yaml", "--dry-run", "--log", "json"],
     ("simulating", "sim"): ["sim", "--scenario", "s.yaml", "--port", "0", "--speed", "60", "--seed", "7"],
+    ("drill", "drill"): ["drill", "--config", "c.yaml", "--send", "--format", "json"],
     ("traces", "traces"): ["traces", "--config", "c.yaml", "--endpoint", "http://127.0.0.1:1/v1/traces", "--follow", "--after", "7"],
     ("doctor", "doctor"): ["doctor", "--config", "c.yaml", "--format", "json", "--send"],
     ("demo", "demo"): ["demo", "--seconds", "5", "--speed", "2"],
     ("watching", "status"): ["status", "--config", "c.yaml", "--format", "json", "--watch", "--url", "http://127.0.0.1:1"],
     ("operator", "why"): ["why", "funding-spike", "dydx:BTC-USD"],
     ("operator", "runs"): ["runs", "--runbook", "funding-spike", "--entity", "e", "--status", "done", "--limit", "5"],
-    ("operator", "tail"): ["tail", "--url", "http://127.0.0.1:1"],
+    ("operator", "tail"): ["tail", "--url", "http://127.0.0.1:1", "--after", "7-0", "--times", "3"],
     ("operator", "gate"): ["gate", "dydx:BTC-USD", "--config", "c.yaml"],
     ("operator", "approve"): ["approve", "a/b/1/1", "--digest", "ab", "--reason", "r", "--yes"],
     ("operator", "deny"): ["deny", "a/b/1/1", "--reason", "r", "-y"],
@@ -135,6 +137,10 @@ ONE_OF_EACH = {
     ("scenarios", "list_"): ["scenario", "list", "--format", "json"],
     ("scenarios", "show_"): ["scenario", "show", "calm"],
     ("scenarios", "run"): ["scenario", "run", "calm", "--runbooks", "r", "--seed", "3", "--out", "o", "--limits", "l.yaml"],
+    ("webhooks", "list_"): ["webhook", "list", "--config", "c.yaml", "--format", "json"],
+    ("webhooks", "test"): ["webhook", "test", "desk", "--config", "c.yaml"],
+    ("webhooks", "redeliver"): ["webhook", "redeliver", "17", "--config", "c.yaml", "--format", "json"],
+    ("webhooks", "enable"): ["webhook", "enable", "desk", "--config", "c.yaml"],
     ("auditing", "backup"): ["audit", "backup", "s.db", "--out", "copy"],
     ("auditing", "audit_verify"): ["audit", "verify", "s.db", "--anchor", "7:ab"],
 }

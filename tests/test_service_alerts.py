@@ -30,7 +30,7 @@ def alerts_of(scene: Scene) -> Alerts:
     return Alerts(
         journal=scene.outbox,  # type: ignore[arg-type]
         sender=scene.receivers,
-        clock=scene.clock,
+        now=scene.clock.now,
         house="reefd",
         channels={"page": tuple(scene.receivers.endpoints)},
         look=lambda: scene.lanes.look(),

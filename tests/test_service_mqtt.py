@@ -396,6 +396,53 @@ def test_a_notice_that_is_too_large_for_the_broker_is_dead_at_once() -> None:
     assert (kept.dead, kept.delivered) == (["n.1"], ["n.2"])
 
 
+def test_an_answer_that_ends_the_connection_is_not_sent_again() -> None:
+    async def main() -> ScriptedBroker:
+        server = ScriptedBroker(lambda message: None if message.topic == "poison" else Ack())
+        post = Post()
+        task = asyncio.create_task((a_link := Link(wire=server, address="test", parts=[post])).run())
+        post.put(Outgoing(topic="poison", payload=b""))
+        post.put(Outgoing(topic="answers/ana", payload=b""))
+        await asyncio.sleep(60.0)
+        a_link.stop()
+        await task
+        return server
+
+    assert run_virtual(main()).sent == ["poison", "answers/ana"]
+
+
+def test_a_topic_that_the_broker_refuses_is_told_once_and_the_others_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    async def main() -> ScriptedBroker:
+        server = ScriptedBroker(lambda message: Ack(refused="Not authorized") if message.topic == "reefd/state" else Ack())
+        a_link = Link(wire=server, address="test", parts=[StateSpeaker(prefix=PREFIX, snapshot=lambda: STATE)])
+        task = asyncio.create_task(a_link.run())
+        await asyncio.sleep(10.0)
+        a_link.stop()
+        await task
+        return server
+
+    sent = run_virtual(main()).sent
+    # Gates before the rest, `online` after everything; at the stop the gates closed, what is gone taken back, `offline` last.
+    assert sent == [
+        *("reefd/gate", "reefd/gate/dydx/BTC-USD", "reefd/state", "reefd/audit/head", "reefd/status"),
+        *("reefd/gate", "reefd/gate/dydx/BTC-USD", "reefd/state", "reefd/status"),
+    ]
+    assert capsys.readouterr().out.count("mqtt.state_refused") == 1
+
+
+def test_everything_is_said_again_each_minute_although_nothing_changed() -> None:
+    async def main() -> ScriptedBroker:
+        server = ScriptedBroker(lambda _message: Ack())
+        a_link = Link(wire=server, address="test", parts=[StateSpeaker(prefix=PREFIX, snapshot=lambda: STATE)])
+        task = asyncio.create_task(a_link.run())
+        await asyncio.sleep(190.0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return server
+
+    assert Counter(run_virtual(main()).sent) == dict.fromkeys([*(f"reefd/{topic}" for topic in STATE), "reefd/status"], 4)
+
+
 def test_the_pauses_between_attempts_grow_and_the_reason_is_kept() -> None:
     class Away:
         def __init__(self) -> None:
@@ -472,12 +519,12 @@ class House:
         order = OperatorCommand(
             at=0, command_id=command.command_id, actor=command.actor, verb=command.verb, target=command.target, reason=command.reason
         )
-        taken = await asyncio.wrap_future(self.commands.put(order))
-        return Effect(done=did_something(taken.effect), effect=taken.effect, seq=self.loop.position.seq, at=iso(taken.at))
+        answer = await asyncio.wrap_future(self.commands.put(order))
+        return Effect(done=did_something(answer.taken.effect), effect=answer.taken.effect, seq=answer.seq, at=iso(answer.taken.at))
 
     def committed(self, event: object, transition: object) -> None:
         self.events.append(event)
-        self.commands.follow(transition.records)  # type: ignore[attr-defined]
+        self.commands.follow(transition.records, self.loop.position.seq)  # type: ignore[attr-defined]
         if any(isinstance(action, Notify) for action in transition.actions):  # type: ignore[attr-defined]
             self.lane.look()
         self.speaker.look()

@@ -361,8 +361,11 @@ def test_a_command_that_the_broker_had_kept_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("topic", "answered"),
-    [("answers/ana", True), ("reefd/answer/ana", True), ("reefd/gate/dydx/BTC-USD", False), ("a/#", False), ("$SYS/x", False), ("", False)],
-)
+    [
+        ("answers/ana", True), ("reefd/answer/ana", True), ("reefd/gate/dydx/BTC-USD", False),
+        ("a/#", False), ("$SYS/x", False), ("a\nb", False), ("a" * 501, False), ("", False),
+    ],
+)  # fmt: skip
 def test_an_answer_never_goes_to_a_topic_of_our_own(topic: str, answered: bool) -> None:
     async def main() -> None:
         told: list[Outgoing] = []

@@ -82,9 +82,15 @@ def test_unit_file_tells_systemd_what_the_daemon_does() -> None:
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed here")
 def test_unit_file_is_valid_and_hardened_when_systemd_looks_at_it(tmp_path: Path) -> None:
     unit = tmp_path / "reefd.service"
-    # The program's path is this machine's: systemd checks that it exists.
-    unit.write_text(UNIT.read_text(encoding="utf-8").replace("/opt/reefd/bin/reefd", shutil.which("true") or "/bin/true"), encoding="utf-8")
-    verified = subprocess.run(["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True, timeout=60, check=False)
+    units = []
+    for shipped in sorted(UNIT.parent.iterdir()):
+        # The program's path is this machine's: systemd checks that it exists.
+        text = shipped.read_text(encoding="utf-8").replace("/opt/reefd/bin/reefd", shutil.which("true") or "/bin/true")
+        units.append(tmp_path / shipped.name)
+        units[-1].write_text(text, encoding="utf-8")
+    assert len(units) == 3
+    command = ["systemd-analyze", "verify", "--man=no", *map(str, units)]
+    verified = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     complaints = [line for line in (verified.stdout + verified.stderr).splitlines() if "reefd" in line]
     assert complaints == []
     judged = subprocess.run(

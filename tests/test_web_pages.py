@@ -192,7 +192,7 @@ async def test_now_shows_everything_in_the_order_in_which_it_is_asked(night: Hou
 async def test_an_approval_shows_countdown_consequence_before_and_after_and_carries_its_digest(night: House) -> None:
     made = night
     tree, _ = await page(made, "/", "approve")
-    card = next(a for a in tree.all("article", class_="need") if a.text.startswith("Approve: shrink"))
+    card = next(a for a in tree.all("article", class_="need") if a.text.startswith("Shrink"))
     assert "1m 47s left until 02:11:47 UTC" in card.text
     assert "If you do nothing: the step is skipped" in card.text
     rows = {row.one("th").text: row.all("td")[-1].text for row in card.one("table", class_="change").all("tr")}

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
 
+from daemon.edges.broker import ENDPOINT
 from daemon.engine.engine import Engine
 from daemon.engine.events import OperatorCommand
 from daemon.errors import UserError
@@ -281,7 +282,7 @@ class LiveDesk:
         return tuple(
             EndpointView(
                 name=each.name,
-                kind="webhook",
+                kind=ENDPOINT if each.format == ENDPOINT else "webhook",
                 format=each.format,
                 address=each.address,
                 state=each.state,

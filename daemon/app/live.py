@@ -23,6 +23,7 @@ from daemon.app.reading import describe_gates, journal_path, load_set, log_style
 from daemon.app.status import Publication, status_path
 from daemon.app.surface import House, Surface
 from daemon.app.telling import Telling, open_sender
+from daemon.edges.broker import ENDPOINT
 from daemon.edges.protocol import Feed
 from daemon.edges.webhook import WebhookSender
 from daemon.engine.actions import Notify
@@ -123,10 +124,16 @@ class Daemon:
                 raise_alarm=self._alarm,
                 dry_run=dry_run,
             )
-        elsewhere = frozenset() if self._mqtt is None else self._mqtt.serves
+        elsewhere = frozenset({ENDPOINT} if broker is not None else ())
         self._lanes = Lanes(journal=journal, sender=sender, clock=clock, raise_alarm=self._alarm, elsewhere=elsewhere)
         self.alerts = Alerts(
-            journal=journal, sender=sender, clock=clock, house=settings.house, channels=settings.channels, look=self._lanes.look
+            journal=journal,
+            sender=sender,
+            now=clock.now,
+            house=settings.house,
+            channels=settings.channels,
+            look=self._look,
+            elsewhere={} if broker is None else {ENDPOINT: broker.address},
         )
         self._healths: list[FeedHealth] = []
         self._standing = Standing()
@@ -418,13 +425,17 @@ class Daemon:
         for record in transition.records:
             self._standing.follow(record)
         if any(isinstance(action, Notify) for action in transition.actions):
-            self._lanes.look()
-            if self._mqtt is not None:
-                self._mqtt.look()
+            self._look()
         if self._stress is not None:
             self._stress.follow(transition.records)
         assert self._loop is not None
         self._surface.follow(event, transition, self._loop.position.seq)
+
+    def _look(self) -> None:
+        """Something was committed to the outbox."""
+        self._lanes.look()
+        if self._mqtt is not None:
+            self._mqtt.look()
 
     def _follow_halt_flag(self) -> None:
         there = self._flag.there()

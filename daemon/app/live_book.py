@@ -98,12 +98,12 @@ class _Reader:
 
     def known(self, kind: Kind, entity: str, signal: str) -> float | None:
         """The reading, None when it does not count now."""
-        reading = self.engine.hot.read(kind, entity, signal, self.at)
+        reading = self.engine.hot.peek(kind, entity, signal, self.at)
         return reading.value if reading.known else None
 
     def last(self, kind: Kind, entity: str, signal: str) -> float | None:
         """The reading however old it is, None when there never was one."""
-        reading = self.engine.hot.read(kind, entity, signal, self.at, {signal: FOREVER})
+        reading = self.engine.hot.peek(kind, entity, signal, self.at, {signal: FOREVER})
         return reading.value if reading.known else None
 
     def need(self, kind: Kind, entity: str, *signals: str, what: str) -> float:

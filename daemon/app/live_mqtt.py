@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from daemon.edges.broker import ENDPOINT, Broker, Outgoing, Subscription
+from daemon.edges.broker import Broker, Outgoing, Subscription
 from daemon.edges.mqtt import MqttWire
 from daemon.journal.entry import Delivery
 from daemon.journal.store import Journal
@@ -34,6 +34,8 @@ from daemon.units import iso
 from daemon.web.desk import Desk, NotKnown, Unavailable
 
 ASKED_S = 5.0  # how long the desk is waited for before every gate counts as closed
+SHARE = 20  # one part in so many of the time goes into asking
+PAUSE_MAX_S = 5.0
 DRAIN_S = 1.0  # for effects of commands that are on their way when the daemon stops
 
 
@@ -80,11 +82,6 @@ class LiveMqtt:
     def health(self) -> FeedHealth | None:
         """How the observations do; None where none may come in."""
         return None if self._feed is None else self._feed.health
-
-    @property
-    def serves(self) -> frozenset[str]:
-        """The endpoints of the outbox that are delivered here."""
-        return frozenset({ENDPOINT})
 
     def serve(self, desk: Desk, authorise: Authorise) -> None:
         """Tell the desk's state, and hand it the commands of whoever may. Call it before `run`."""
@@ -191,6 +188,7 @@ class LiveMqtt:
         while True:
             if self._feed is not None:
                 self._feed.beat()
+            began = time.monotonic()
             if self._desk is not None:
                 try:
                     async with asyncio.timeout(ASKED_S):
@@ -199,7 +197,8 @@ class LiveMqtt:
                     before, self._said = self._said, self._unanswered(str(error) or "it does not answer")
                 if before != self._said:
                     self._state.look()
-            await asyncio.sleep(LOOK_S / 2)
+            # Telling takes a small part of the loop's time, however many markets there are.
+            await asyncio.sleep(min(max(LOOK_S / 2, SHARE * (time.monotonic() - began)), PAUSE_MAX_S))
 
     async def _ask(self, desk: Desk) -> Mapping[str, str]:
         now = await desk.now()

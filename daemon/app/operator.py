@@ -21,7 +21,7 @@ from typing import Any
 
 from daemon.app import operator_show as show
 from daemon.app.status import read_page, status_path
-from daemon.edges.operator import OperatorClient, part
+from daemon.edges.operator import OperatorClient, ServerEvent, part
 from daemon.errors import EdgeError, UserError
 from daemon.service.halting import HaltFlag
 from daemon.settings import Settings, load_settings
@@ -123,10 +123,13 @@ def gate(config: Path, url: str | None, market: str, *, json_format: bool) -> in
     return 2 if "error" in found else 1
 
 
-def tail(config: Path, url: str | None, *, json_format: bool, times: int | None = None) -> int:
-    """Print what happens, as it happens, until interrupted; a stream that breaks is taken up where it was. `times`: so many, then end."""
+def tail(config: Path, url: str | None, *, after: str, times: int | None, json_format: bool) -> int:
+    """Print what happens, as it happens, until interrupted; a stream that breaks is taken up where it was.
+
+    `after` is the id of the last line that was seen; `times`: so many lines, then end.
+    """
     reach = Reach.of(config, url)
-    last_id, told, failures = "", 0, 0
+    last_id, told, failures = after, 0, 0
     while True:
         try:
             with OperatorClient(url=reach.url, token=reach.token) as client:
@@ -134,7 +137,7 @@ def tail(config: Path, url: str | None, *, json_format: bool, times: int | None 
                     last_id, failures = event.id or last_id, 0
                     if event.name in ("happening", "lagged"):
                         told += 1
-                        _line(event.name, event.content, json_format)
+                        _line(event, json_format)
                         if times is not None and told >= times:
                             return 0
             sys.stderr.write("the stream ended: the daemon stops\n")
@@ -146,11 +149,11 @@ def tail(config: Path, url: str | None, *, json_format: bool, times: int | None 
             show.again(str(error), failures)
 
 
-def _line(name: str, content: Mapping[str, Any], json_format: bool) -> None:
+def _line(event: ServerEvent, json_format: bool) -> None:
     if json_format:
-        print(json.dumps({"event": name, **content}), flush=True)
+        print(json.dumps({"event": event.name, "id": event.id, **event.content}), flush=True)
     else:
-        show.happening(name, content)
+        show.happening(event.name, event.content)
 
 
 # --- acting ----------------------------------------------------------------------------------------------------------------

@@ -45,6 +45,14 @@ class _AsWritten(GenerateJsonSchema):
         built = schema["schema"]["type"] in ("model", "model-fields", "tuple", "list", "dict")
         return inner if built else dict(TEXT)
 
+    def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
+        """A section's keys; none is required where the section fills in what is left out, as a named model of a route does."""
+        made = super().model_schema(schema)
+        validators = schema["cls"].__pydantic_decorators__.model_validators
+        if any(found.info.mode == "before" and name != "_written" for name, found in validators.items()):
+            made.pop("required", None)
+        return made
+
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
         """Without the default: it is a number of ns or a fraction, which nobody writes."""
         return self.generate_inner(schema["schema"])

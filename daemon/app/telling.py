@@ -19,11 +19,11 @@ READINGS_MAX = 6  # that a message names; the whole trace is in the journal
 WITH_STEPS = frozenset({"acted", "failed", "blocked", "page"})
 
 
-def open_sender(settings: Settings, *, link_base: str = "") -> WebhookSender:
+def open_sender(settings: Settings) -> WebhookSender:
     """The sender of the settings' endpoints. Raises SettingsError: a secret that cannot be read, or an extra that is not installed."""
     endpoints = settings.endpoints()
     broad = [endpoint.name for endpoint in endpoints if endpoint.format == "apprise"]
-    return WebhookSender(endpoints, link_base=link_base, breadth=_breadth(broad[0]) if broad else None)
+    return WebhookSender(endpoints, link_base=settings.http.public_url or "", breadth=_breadth(broad[0]) if broad else None)
 
 
 def _breadth(endpoint: str) -> Breadth:

@@ -654,6 +654,10 @@ class Hot:
             return Reading(value=NAN, unit=found.unit, age_ns=FOREVER, known=False)
         return self._reading(reader, found, number, at)
 
+    def prepare(self, kind: Kind, signal: str) -> None:
+        """Compile what looks at a signal, so that no later `peek` pays for it (a few milliseconds)."""
+        self._peeker(kind, signal, None)
+
     def glance(self, kind: Kind, entity: str, signal: str, at: int, max_age: Mapping[str, int] | None = None) -> float:
         """The value alone of a `peek` (a bool is 1.0 or 0.0; NaN unknown), at a tenth of its cost."""
         number = self.arenas.kinds[kind].rows.get(entity)
@@ -732,6 +736,11 @@ class Hot:
             for i in self._instances
             if (runbook is None or i.runbook == runbook) and (i.kind is not Kind.POSITION or self.arenas.alive(i.row))
         ]
+
+    def has(self, runbook: str, entity: str) -> bool:
+        """True while there is this instance; as `instances`, for one of thousands."""
+        found = self._by_key.get((runbook, entity))
+        return found is not None and (found.kind is not Kind.POSITION or self.arenas.alive(found.row))
 
     def entities(self, kind: Kind) -> list[str]:
         """Every entity of a kind that was named so far."""

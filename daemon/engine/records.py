@@ -387,7 +387,10 @@ class SizeChanged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MoveProgress:
-    """A transfer under way: `shown` by its route, `credited` at its destination, `overdue`, or `acknowledged` by a person."""
+    """A transfer under way: `shown` by its route, `credited`, `overdue`, or `acknowledged` by a person.
+
+    `credited`: its destination holds more, or its route no longer shows it. The latter is so of a refund too: a route does not say which.
+    """
 
     at: int
     action_id: str

@@ -286,7 +286,7 @@ class Journal:
         """All entries with a greater seq: feed and state merged by seq, an event before its records. Sees what was queued before."""
         if self._writer is not None and self._failure is None and not self._closed:
             self.flush().result()
-        live = self._writer is None and _is_locked(self.path)
+        live = self._writer is None and is_held(self.path)
         state, feed_file = open_reader(self.path), open_reader(self.feed_path)
         try:
             # The state first: every observation that one of its entries needs is then in the feed that is opened after it.
@@ -638,7 +638,8 @@ def _lock(path: Path) -> int:
     return handle
 
 
-def _is_locked(path: Path) -> bool:
+def is_held(path: Path) -> bool:
+    """True while a process writes this journal: a daemon runs."""
     lock = path.with_name(f"{path.name}.lock")
     if not lock.exists():
         return False

@@ -1,5 +1,7 @@
 """Pieces of JSON Schema (floor 3): the literals of reefd as patterns, and keys with their description, examples and default.
 
+`$comment` names the kind of value for the reference page.
+
     key("how long it must hold TRUE", DURATION, "3m", default="0s")
 
 A YAML language server shows `description` when a key is pointed at and offers `enum`, `examples` and `default` while it is written. The
@@ -29,6 +31,10 @@ _LITERALS = {
     "s": rf"[+-]*{_DURATION}|{NUMBER}\s*(?:ns|us|ms|s|m|h|d|w)",
     "1": NUMBER,
 }
+_KINDS = {
+    "ratio": "ratio", "USD": "USD", "price": "price", "base": "base units", "gwei": "gwei", "rate/h": "rate", "s": "duration",
+    "1": "number",
+}  # fmt: skip
 # Units whose bare numbers need no unit behind them, in values of tests.
 BARE = frozenset({"1", "price", "base", "USD"})
 
@@ -39,22 +45,23 @@ def _whole(*patterns: str) -> str:
 
 def literal(*units: str, bare: bool = False, words: Sequence[str] = (), params: bool = True) -> Schema:
     """A literal in one of the units, or a param's name; `bare` allows a plain number, `words` further texts; not `params`: no names."""
+    kind = " or ".join(_KINDS[unit] for unit in units) if len(units) < 4 else "literal"
     patterns = [*(_LITERALS[unit] for unit in units), *([PARAM] if params else []), *words]
     if bare or "1" in units:
-        return {"type": ["string", "number"], "pattern": _whole(*patterns, NUMBER)}
-    return {"type": "string", "pattern": _whole(*patterns)}
+        return {"$comment": kind, "type": ["string", "number"], "pattern": _whole(*patterns, NUMBER)}
+    return {"$comment": kind, "type": "string", "pattern": _whole(*patterns)}
 
 
 # Any scalar that is something: runbooks never guess types, `title: 2026` is the text "2026".
 TEXT: Schema = {"type": ["string", "number", "boolean"]}
 SAID: Schema = {"type": ["string", "number", "boolean"], "pattern": r"\S"}  # a text that says something
-EXPRESSION: Schema = {"type": ["string", "number", "boolean"]}
+EXPRESSION: Schema = {"$comment": "expression", "type": ["string", "number", "boolean"]}
 ID: Schema = {"type": ["string", "number", "boolean"], "pattern": "^[a-z0-9][a-z0-9-]*$"}
-DURATION: Schema = {"type": "string", "pattern": _whole(rf"\+*{_DURATION}", PARAM)}
+DURATION: Schema = {"$comment": "duration", "type": "string", "pattern": _whole(rf"\+*{_DURATION}", PARAM)}
 OFFSET_PATTERN = _whole(rf"[+-]*{_DURATION}", PARAM)
 RATIO: Schema = literal("ratio")
 USD: Schema = literal("USD")
-DAY: Schema = {"type": "string", "pattern": r"^\d{4}-\d\d-\d\d$"}
+DAY: Schema = {"$comment": "day", "type": "string", "pattern": r"^\d{4}-\d\d-\d\d$"}
 FLAG: Schema = {"enum": [True, False, "true", "false"]}
 
 
@@ -68,7 +75,8 @@ def value_of(unit: str) -> Schema:
 
 def count(low: int, high: int) -> Schema:
     """A whole number within bounds, or a param's name."""
-    return {"type": ["integer", "string"], "minimum": low, "maximum": high, "pattern": _whole(r"[+-]?\d[\d_]*", PARAM)}
+    pattern = _whole(r"[+-]?\d[\d_]*", PARAM)
+    return {"$comment": "whole number", "type": ["integer", "string"], "minimum": low, "maximum": high, "pattern": pattern}
 
 
 def one_of(words: Sequence[str]) -> Schema:

@@ -2,7 +2,7 @@
 
 `reefd webhook` and the HTTP API call these; all of them work on the journal alone, so they do while the daemon's loop stands.
 
-    alerts = Alerts(journal=journal, sender=sender, clock=clock, house="reefd")
+    alerts = Alerts(journal=journal, sender=sender, now=clock.now, house="reefd")
     alerts.overview(); await alerts.redeliver("*"); await alerts.enable("desk"); await alerts.test("desk")
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal, assert_never
 
@@ -21,7 +21,6 @@ from daemon.errors import UserError
 from daemon.journal.entry import Delivery, EndpointRecord
 from daemon.journal.store import Journal
 from daemon.service.breaker import BreakerState, opens_until, state_of
-from daemon.service.clock import Clock
 from daemon.service.lanes import Sender, wall
 from daemon.units import show_duration
 
@@ -68,22 +67,25 @@ class Alerts:
         *,
         journal: Journal,
         sender: Sender,
-        clock: Clock,
+        now: Callable[[], int],
         house: str,
         channels: Mapping[str, tuple[str, ...]] | None = None,
         look: Callable[[], None] = lambda: None,
+        elsewhere: Mapping[str, str] | None = None,
     ) -> None:
-        """`look` tells the lanes of a running daemon that there is something to deliver."""
+        """`now` is the daemon's clock (ns); `look` tells the lanes of a running daemon that there is something to deliver; `elsewhere` are
+        the endpoints that are no webhooks, by name, with their address: MQTT."""
+        self._elsewhere = elsewhere or {}
         self._journal = journal
         self._sender = sender
-        self._clock = clock
+        self._now = now
         self._house = house
         self._channels = channels or {}
         self._look = look
 
     def overview(self) -> tuple[EndpointReport, ...]:
         """How every endpoint does: those of the settings, then those that only the journal remembers."""
-        return overview(self._journal, self._sender.endpoints, self._clock.now(), self._channels)
+        return overview(self._journal, self._sender.endpoints, self._now(), self._channels, self._elsewhere)
 
     def dead_letters(self, endpoint: str = "") -> list[Delivery]:
         """Messages given up, oldest first."""
@@ -97,7 +99,7 @@ class Alerts:
         """
         letters = self._journal.dead_letters() if which == ALL else self._dead_of(which)
         for letter in letters:
-            await asyncio.wrap_future(self._journal.redeliver(letter.position, self._clock.now()))
+            await asyncio.wrap_future(self._journal.redeliver(letter.position, self._now()))
         self._look()
         return letters
 
@@ -107,17 +109,18 @@ class Alerts:
         if endpoint not in self._sender.endpoints and endpoint not in records:
             raise UserError(_no_endpoint(endpoint, [*self._sender.endpoints, *records]))
         record = records.get(endpoint, EndpointRecord(name=endpoint))
-        await asyncio.wrap_future(self._journal.enable_endpoint(endpoint, self._clock.now()))
+        await asyncio.wrap_future(self._journal.enable_endpoint(endpoint, self._now()))
         self._look()
         dead = self._journal.delivery_counts().get((endpoint, "dead"), 0)
-        more = f"; {dead} dead letters stay so: reefd webhook redeliver ID or --all" if dead else ""
+        letters = "dead letter stays" if dead == 1 else "dead letters stay"
+        more = f"; {dead} {letters} so: reefd webhook redeliver ID or --all" if dead else ""
         if record.disabled_at is not None:
             return f"{endpoint} is enabled again{more}"
         return f"{endpoint} was not disabled; its {record.failures} failures in a row are forgotten{more}"
 
     async def test(self, endpoint: str) -> Tested:
         """Send a test message right now, past groups, lanes and breaker; the endpoint's answer. Raises UserError: no such endpoint."""
-        return await send_test(self._sender, endpoint, house=self._house, at=self._clock.now(), signed_at=wall(), head=self._journal.head())
+        return await send_test(self._sender, endpoint, house=self._house, at=self._now(), signed_at=wall(), head=self._journal.head())
 
     def _dead_of(self, which: str) -> list[Delivery]:
         found = self._journal.messages_of(which)
@@ -133,12 +136,17 @@ class Alerts:
 
 
 def overview(
-    journal: Journal, endpoints: Mapping[str, Endpoint], now: int, channels: Mapping[str, tuple[str, ...]] | None = None
+    journal: Journal,
+    endpoints: Mapping[str, Endpoint],
+    now: int,
+    channels: Mapping[str, tuple[str, ...]] | None = None,
+    elsewhere: Mapping[str, str] | None = None,
 ) -> tuple[EndpointReport, ...]:
     """How every endpoint does at `now` (ns), from a journal that may be open for reading only."""
-    records, counts = journal.endpoint_records(), journal.delivery_counts()
-    names = dict.fromkeys([*endpoints, *records, *(name for name, _ in counts)])
-    return tuple(_report(name, endpoints.get(name), records.get(name), counts, now, channels or {}) for name in names)
+    records, counts, others = journal.endpoint_records(), journal.delivery_counts(), elsewhere or {}
+    names = dict.fromkeys([*endpoints, *others, *records, *(name for name, _ in counts)])
+    reports = (_report(name, endpoints.get(name), records.get(name), counts, now, channels or {}) for name in names)
+    return tuple(replace(each, format=each.name, address=others[each.name]) if each.name in others else each for each in reports)
 
 
 def _report(

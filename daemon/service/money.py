@@ -10,7 +10,7 @@ the loop's own thread and changes nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -67,13 +67,29 @@ def account_names(turn: Turn) -> list[str]:
 
 
 def positions_of(engine: Engine, at: int) -> Positions:
-    """The open positions of each account, the largest first."""
+    """The open positions of each account, the largest first, POSITIONS_MAX at most."""
     turn = engine.look(at)
-    found = {}
-    for name in account_names(turn):
-        equity, maintenance = (turn.hot.glance(Kind.ACCOUNT, name, signal, at) for signal in ("equity", "maintenance_margin"))
-        found[name] = _positions(turn, members(turn, Kind.ACCOUNT, name, "positions"), equity, maintenance)
-    return found
+    return {name: largest_first([part_of(turn, name, held_in(turn, name))]) for name in account_names(turn)}
+
+
+def held_in(turn: Turn, name: str) -> list[str]:
+    """The open positions of an account, POSITIONS_MAX at most."""
+    return members(turn, Kind.ACCOUNT, name, "positions")[:POSITIONS_MAX]
+
+
+def part_of(turn: Turn, name: str, held: Sequence[str]) -> tuple[PositionView, ...]:
+    """Some positions of an account."""
+    equity, maintenance = (turn.hot.glance(Kind.ACCOUNT, name, signal, turn.at) for signal in ("equity", "maintenance_margin"))
+    return tuple(position_view(turn, position, equity, maintenance) for position in held)
+
+
+def largest_first(parts: Iterable[Sequence[PositionView]]) -> tuple[PositionView, ...]:
+    """Positions by notional, the largest first, those whose notional is unknown before them."""
+
+    def weight(view: PositionView) -> tuple[float, str]:
+        return (-math.inf if view.notional_usd is None else -abs(view.notional_usd), view.id)
+
+    return tuple(sorted((view for part in parts for view in part), key=weight))
 
 
 def badness(view: AccountView) -> tuple[float, float, float, str]:
@@ -97,22 +113,27 @@ def account(turn: Turn, name: str, positions: tuple[PositionView, ...]) -> Accou
     told = not math.isnan(of("collateral"))
     flat = told and not held
 
-    def margin(signal: str) -> float | None:
-        return known(of(signal)) if told else None
+    def summed(signal: str) -> float:
+        return of(signal) if told else math.nan
 
+    # With hundreds of positions each sum over them costs: five are read, the rest follows from them by the catalogue's own formulas.
+    equity, maintenance, initial, delta, gross = (
+        summed(signal) for signal in ("equity", "maintenance_margin", "initial_margin", "net_delta", "gross")
+    )
+    stands = outlook(equity, maintenance, delta)
     return AccountView(
         id=name,
         venue=turn.topology.entity(Kind.ACCOUNT, name).links.get("venue", ""),
-        equity_usd=margin("equity"),
+        equity_usd=known(equity),
         collateral_usd=known(of("collateral")),
-        free_collateral_usd=margin("free_collateral"),
-        leverage=margin("leverage"),
-        margin_ratio=margin("margin_ratio"),
-        margin_ratio_at_mid=margin("margin_ratio_at_mid"),
-        margin_ratio_at_reference=margin("margin_ratio_at_reference"),
-        survivable_move=margin("survivable_move"),
+        free_collateral_usd=known(equity - initial),
+        leverage=known(gross / equity) if equity != 0.0 else None,
+        margin_ratio=stands.margin_ratio,
+        margin_ratio_at_mid=known(summed("margin_ratio_at_mid")),
+        margin_ratio_at_reference=known(summed("margin_ratio_at_reference")),
+        survivable_move=stands.survivable_move,
         time_to_liquidation_s=math.inf if flat else known(time_to_liquidation(turn, name)),
-        net_delta_usd=margin("net_delta"),
+        net_delta_usd=stands.net_delta_usd,
         age_s=_oldest(turn, name, held),
         flat=flat,
         positions=positions,
@@ -156,13 +177,6 @@ def valued_at(turn: Turn, market: str) -> Sequence[str]:
 
 
 # --- positions ----------------------------------------------------------------------------------------------------------
-
-
-def _positions(turn: Turn, held: Sequence[str], equity: float, maintenance: float) -> tuple[PositionView, ...]:
-    def weight(view: PositionView) -> tuple[float, str]:
-        return (-math.inf if view.notional_usd is None else -abs(view.notional_usd), view.id)  # what is unknown comes first
-
-    return tuple(sorted((position_view(turn, name, equity, maintenance) for name in held[:POSITIONS_MAX]), key=weight))
 
 
 def position_view(turn: Turn, position: str, equity: float, maintenance: float) -> PositionView:

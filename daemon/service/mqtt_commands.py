@@ -28,6 +28,7 @@ PAUSE_MAX_NS = 7 * 24 * 60 * MINUTE_NS
 ANSWER_EXPIRY_S = 60
 UNDER_WAY_MAX = 32  # commands whose effect is waited for; a halt is taken beyond it
 EFFECT_S = 15.0
+TOPIC_CHARS_MAX = 500  # of a response topic
 REMEMBERED_MAX = 1_000  # effects of the latest commands, for those that come twice
 MUST_SAY_WHY = ("pause", "unpause", "resume")
 _ID = re.compile(r"[A-Za-z0-9._:@-]{1,120}")
@@ -208,7 +209,7 @@ class CommandDoor:
     def _answer(self, message: Incoming, name: str, effect: Effect) -> None:
         topic = message.response_topic
         own = topic.startswith(f"{self._prefix}/") and not topic.startswith(f"{self._prefix}/{ANSWER}/")
-        if not topic or own or any(c in topic for c in "+#\0") or topic.startswith("$"):
+        if not topic or own or topic.startswith("$") or len(topic) > TOPIC_CHARS_MAX or not topic.isprintable() or set(topic) & set("+#"):
             if topic:
                 log().warning("command.unanswerable", door="mqtt", command_id=name, topic=topic[:100])
             return

@@ -184,9 +184,8 @@ class Post:
 
     async def _send(self, connection: Connection) -> None:
         while self._waiting:
-            message = self._waiting[0]
+            # Taken out first: one that ends the connection must not end the next one too. Its sender asks again.
+            message = self._waiting.popleft()
             ack = await connection.publish(message)
             if ack.refused:
                 log().warning("mqtt.answer_refused", topic=message.topic, reason=ack.refused)
-            if self._waiting and self._waiting[0] is message:  # it may have been pushed out meanwhile
-                self._waiting.popleft()

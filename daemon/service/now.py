@@ -18,19 +18,31 @@ from typing import Any, TypeVar, cast
 from daemon.engine.engine import Engine
 from daemon.engine.state import instance_of
 from daemon.engine.turn import Turn, steps_of
+from daemon.language.catalogue import CATALOGUE
 from daemon.service.gate import gates
 from daemon.service.holds import waiting_words
-from daemon.service.money import Hedges, Positions, accounts, cash, market_of, positions_of
+from daemon.service.money import (
+    Hedges,
+    Positions,
+    account_names,
+    accounts,
+    cash,
+    held_in,
+    largest_first,
+    market_of,
+    part_of,
+)
 from daemon.service.needs import Undelivered, needs
 from daemon.service.nets import nets_down, thresholds, upcoming
 from daemon.service.rounds import Instance, Rounds
 from daemon.service.verdict import ago
-from daemon.service.views import AccountView, ActView, FeedView, Line, NeedView, Now, RunView, ThresholdView
-from daemon.service.world import LISTED
+from daemon.service.views import AccountView, ActView, FeedView, Line, NeedView, Now, PositionView, RunView, ThresholdView
 from daemon.units import NS, iso
 from daemon.world.entities import PORTFOLIO_ID, Kind, Topology
 
 SHARE = 0.005  # of real time that one part of the page may take
+SPELL_NS = 5_000_000  # real ns that the parts of one page may take together before the others have to wait
+PART = 50  # positions that are looked at in one go
 PART_MIN_NS = NS // 4  # of real time between two looks at a part
 STANDS_AFTER_S = 5.0  # a loop that has not turned for so long stands
 PAST = "history"  # the feed of a venue's past: without it windows are cold, but the present is seen
@@ -104,21 +116,28 @@ class Since:
 
 
 class Paced:
-    """Keeps what was made until it may be made anew: after `cost / share` of real time, at least `least_ns`."""
+    """Keeps what was made until it may be made anew: after `cost / share` of real time, at least `least_ns`; once a round has spent
+    SPELL_NS, what was made before is good for one round more."""
 
     def __init__(self, *, share: float = SHARE, least_ns: int = PART_MIN_NS, tick: Callable[[], int] = time.perf_counter_ns) -> None:
         self._share = share
         self._least_ns = least_ns
         self._tick = tick
         self._made: dict[str, tuple[int, Any]] = {}  # name -> when it may be made anew, and what was made
+        self._spent_ns = 0
+
+    def begin(self) -> None:
+        """Begin a round."""
+        self._spent_ns = 0
 
     def get(self, name: str, make: Callable[[], T]) -> T:
         """What `make` gave last, or gives now."""
         began = self._tick()
         held = self._made.get(name)
-        if held is None or began >= held[0]:
+        if held is None or (began >= held[0] and self._spent_ns < SPELL_NS):
             fresh = make()
             ended = self._tick()
+            self._spent_ns += ended - began
             held = (ended + max(self._least_ns, int((ended - began) / self._share)), fresh)
             self._made[name] = held
         return cast("T", held[1])
@@ -132,6 +151,36 @@ def standing(now: Now, silent_s: float) -> Now:
     return replace(now, line="BLIND", why=why, problems=(why, *now.problems))
 
 
+class Holdings:
+    """Looks at the positions of all accounts piece by piece: hundreds of them in one go would hold the loop up."""
+
+    def __init__(self) -> None:
+        self._queue: list[tuple[str, list[str]]] = []
+        self._seen: dict[str, dict[str, PositionView]] = {}
+
+    def look(self, turn: Turn) -> Positions:
+        """The positions of each account: of at most PART of them as they are now, of the others as they were at their last turn."""
+        if not self._seen:
+            for name in account_names(turn):
+                self._take(turn, name, held_in(turn, name))
+        if not self._queue:
+            for name in account_names(turn):
+                held = held_in(turn, name)
+                still = set(held)
+                self._seen[name] = {position: view for position, view in self._seen.get(name, {}).items() if position in still}
+                self._queue += [(name, held[i : i + PART]) for i in range(0, len(held), PART)]
+        if self._queue:
+            self._take(turn, *self._queue.pop(0))
+        return {name: largest_first([tuple(views.values())]) for name, views in self._seen.items()}
+
+    def _take(self, turn: Turn, name: str, held: Sequence[str]) -> None:
+        alive = [position for position in held if turn.hot.glance(Kind.POSITION, position, "size", turn.at) != 0.0]
+        there = self._seen.setdefault(name, {})
+        for position in held:
+            there.pop(position, None)
+        there |= {view.id: view for view in part_of(turn, name, alive)}
+
+
 class NowKeeper:
     """Builds the Now page of one engine."""
 
@@ -140,16 +189,15 @@ class NowKeeper:
         self._topology = topology
         self._paced = paced or Paced()
         self._hedges = Hedges()
+        self._holdings = Holdings()
         self._since = Since()
         self.rounds = rounds or Rounds(engine)
 
     def warm(self, at: int) -> None:
-        """Read every signal that the page reads once, so that no turn of the loop pays for its compiling."""
-        hot = self._engine.hot
-        for kind, signals in LISTED.items():
-            for name in hot.entities(kind)[:1]:
-                for signal in signals:
-                    hot.peek(kind, name, signal, at)
+        """Compile whatever may be looked at, so that no turn of the loop pays for it: some hundred milliseconds, once."""
+        for (kind, name), signal in CATALOGUE.items():
+            if not signal.arguments:
+                self._engine.hot.prepare(kind, name)
         self.rounds.walk(at)
         accounts(self._engine, at)
         self._hedges.look(self._engine, at)
@@ -159,9 +207,10 @@ class NowKeeper:
         """The page as of `shell.at`."""
         engine, at, keep = self._engine, shell.at, self._paced.get
         self.rounds.walk(at)
+        self._paced.begin()
         turn = engine.look(at)
         wanted = needs(engine, at, refused_reload=shell.refused_reload, undelivered=shell.undelivered, restored=shell.restored)
-        held: Positions = keep("positions", lambda: positions_of(engine, at))
+        held = keep("positions", lambda: self._holdings.look(engine.look(at)))
         money = keep("accounts", lambda: accounts(engine, at, held))
         nearest = keep("thresholds", lambda: thresholds(engine, self.rounds, at))
         down = keep("nets", lambda: nets_down(engine, self.rounds, at))
@@ -230,7 +279,7 @@ def blindness(turn: Turn, shell: Shell, money: Sequence[AccountView]) -> list[st
     found += [_blind_words(venue, age) for venue, age in shell.blind.items() if venue in held]
     for feed in shell.feeds:
         venue, _, what = feed.source.partition(".")
-        if venue in held and what != PAST and behind(feed):
+        if venue in held and what != PAST and behind(feed, shell.speed):
             found.append(feed_words(feed))
     return found
 
@@ -247,11 +296,12 @@ def venues_held(turn: Turn, money: Sequence[AccountView]) -> set[str]:
     return held
 
 
-def behind(feed: FeedView) -> bool:
-    """True for a feed whose last success is too long ago to be seen by; a failure alone is not, a feed that only waits is."""
+def behind(feed: FeedView, speed: float = 1.0) -> bool:
+    """True for a feed whose last success is too long ago to be seen by; a failure alone is not, a feed that only waits is. The least time
+    is real time: an accelerated venue's answers take as long on the way as any other's."""
     if feed.age_s is None:
         return feed.state in ("failing", "waiting", "stale")
-    return feed.age_s > max(STALE_SLOTS * feed.every_s, STALE_MIN_S)
+    return feed.age_s > max(STALE_SLOTS * feed.every_s, STALE_MIN_S * max(1.0, speed))
 
 
 def feed_words(feed: FeedView) -> str:
@@ -307,8 +357,8 @@ def _watching(turn: Turn, shell: Shell, rounds: Rounds) -> list[str]:
         if episode.open:
             told.add((episode.runbook, episode.entity))
             found.append(f"{episode.runbook} fires on {episode.entity} since {ago(max(0, turn.at - episode.fired_at) / NS)}")
-    for instance, glimpse in rounds.seen.items():
-        if glimpse.state != "inactive" and instance not in told:
+    for instance, glimpse in rounds.moving.items():
+        if instance not in told:
             found.append(f"{instance_of(*instance)} is {glimpse.state}")
     found += [f"run {run.id} is under way" for run in turn.cold.runs.values() if (run.runbook, run.entity) not in told]
     return found

@@ -164,7 +164,7 @@ def _is_instance(turn: Turn, book: Runbook, entity: str) -> bool:
     """True for an entity that the runbook is, or lately was, about; naming any other must not make a row of it."""
     if not turn.hot.knows(book.scope, entity):
         return False
-    return (book.id, entity) in turn.hot.instances(book.id) or instance_of(book.id, entity) in turn.cold.episodes
+    return turn.hot.has(book.id, entity) or instance_of(book.id, entity) in turn.cold.episodes
 
 
 def _meant(book: Runbook) -> str:

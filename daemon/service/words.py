@@ -331,7 +331,7 @@ def _world(record: r.ResourceSeen | r.SizeChanged | r.MoveProgress | r.TimerTake
 
 _MOVE: dict[str, tuple[str, Tone, Severity]] = {
     "shown": ("the route shows the transfer", "wait", "info"),
-    "credited": ("the transfer has arrived", "good", "info"),
+    "credited": ("the transfer is no longer under way: it has arrived, or was refunded", "good", "info"),
     "overdue": ("the transfer is overdue", "bad", "critical"),
     "acknowledged": ("a person took the transfer off the way", "plain", "warning"),
 }
