@@ -326,7 +326,8 @@ class Watch:
     async def readyz(self, request: Request) -> Response:
         """200 ready, 503 not; what is lacking is told to whoever may read."""
         try:
-            found = readiness(await self._desk.now(), wall_s=self._wall())
+            self._guard.tokens.tokens()  # read again when it changed
+            found = readiness(await self._desk.now(), wall_s=self._wall(), tokens=self._guard.tokens.problem)
         except Unavailable as error:
             found = Readiness(ready=False, lacking=(str(error),))
         if not found.ready and self._guard.who(request) is None:
