@@ -10,9 +10,14 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from tests.service_tools import program
 
 FLAGS = (
-    "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
     "--no-first-run",
-)  # fmt: skip
+)
 PHONE, DESKTOP = (360, 780), (1280, 900)
 WAIT_MS = 20_000
 

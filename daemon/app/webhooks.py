@@ -13,14 +13,15 @@ from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from rich.console import Console
 
+from daemon.app.operator import Reach
 from daemon.app.telling import open_sender
-from daemon.edges.http import HttpSource
+from daemon.edges.broker import ENDPOINT
+from daemon.edges.operator import part
 from daemon.edges.webhook import Endpoint
-from daemon.errors import EdgeError, SettingsError, UserError
+from daemon.errors import SettingsError, UserError
 from daemon.journal.entry import Delivery
 from daemon.journal.store import Journal, is_held
 from daemon.service.alerts import ALL, Alerts, EndpointReport, Tested, overview, send_test
@@ -29,6 +30,7 @@ from daemon.settings import Settings, load_settings
 from daemon.units import NS, iso, show_duration
 
 HEADINGS = ("endpoint", "format", "state", "breaker", "waiting", "dead", "delivered", "last delivery")
+ANSWER_S = 60.0  # a test waits for the endpoint
 LETTERS_SHOWN = 50  # dead letters on a terminal; --format json has all
 
 
@@ -37,7 +39,8 @@ def list_(config: Path, *, json_format: bool) -> int:
     settings = load_settings(config)
     with Journal.open_readonly(settings.journal.path, settings.journal.feed()) as journal:
         now = _now(settings, journal)
-        reports = overview(journal, _shown(settings), now, settings.channels)
+        elsewhere = {} if settings.mqtt is None else {ENDPOINT: settings.mqtt.address()}
+        reports = overview(journal, _shown(settings), now, settings.channels, elsewhere)
         letters = journal.dead_letters()
     reports = tuple(replace(report, address=_address(settings, report)) for report in reports)
     if json_format:
@@ -61,7 +64,7 @@ def test(endpoint: str, *, config: Path, json_format: bool) -> int:
     except SettingsError:
         if not is_held(settings.journal.path):
             raise
-        said = ask_daemon(settings, f"/api/v1/webhooks/{quote(endpoint, safe='')}/test")
+        said = ask_daemon(config, f"webhooks/{part(endpoint)}/test")
         tested = Tested(endpoint=endpoint, delivered=bool(said.get("done")), answer=str(said.get("effect", "")))
     if json_format:
         print(json.dumps(asdict(tested)))
@@ -83,7 +86,7 @@ def redeliver(message: str | None, *, config: Path, json_format: bool) -> int:
     settings = load_settings(config)
     which = message if message is not None else ALL
     if is_held(settings.journal.path):
-        said = ask_daemon(settings, f"/api/v1/deadletters/{quote(which, safe='')}/redeliver")
+        said = ask_daemon(config, f"deadletters/{part(which)}/redeliver")
         return _tell_effect(said, json_format=json_format)
 
     async def change(alerts: Alerts) -> str:
@@ -99,7 +102,7 @@ def enable(endpoint: str, *, config: Path, json_format: bool) -> int:
     """Send again to an endpoint: 0. Raises UserError when there is no such endpoint, or the daemon cannot be asked."""
     settings = load_settings(config)
     if is_held(settings.journal.path):
-        said = ask_daemon(settings, f"/api/v1/webhooks/{quote(endpoint, safe='')}/enable")
+        said = ask_daemon(config, f"webhooks/{part(endpoint)}/enable")
         return _tell_effect(said, json_format=json_format)
 
     async def change(alerts: Alerts) -> str:
@@ -108,31 +111,12 @@ def enable(endpoint: str, *, config: Path, json_format: bool) -> int:
     return _tell_effect(_on_journal(settings, change), json_format=json_format)
 
 
-def ask_daemon(settings: Settings, path: str) -> Mapping[str, Any]:
+def ask_daemon(config: Path, path: str) -> Mapping[str, Any]:
     """The running daemon's answer to one write of its HTTP API (`done`, `effect`). Raises UserError when it cannot be asked or refuses."""
-    if not settings.http.enabled:
+    if not load_settings(config).http.enabled:
         raise UserError("a daemon runs on this journal and has no HTTP API (http.enabled: false); stop it first")
-    try:
-        token = settings.http.operator_token.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        why = (error.strerror or str(error)).lower()
-        raise UserError(
-            f"a daemon runs on this journal, and its token for the command line cannot be read: {settings.http.operator_token}: {why}; "
-            "run this as the daemon's user"
-        ) from error
-
-    async def ask() -> object:
-        source = HttpSource(name="the daemon", url=settings.http.own_url(), token=token, timeout_s=30.0)
-        try:
-            return await source.post(path, {})
-        finally:
-            await source.close()
-
-    try:
-        said = asyncio.run(ask())
-    except EdgeError as error:
-        raise UserError(str(error)) from error
-    return said if isinstance(said, dict) else {}
+    with Reach.of(config, None).client(ANSWER_S) as client:
+        return client.post(path)
 
 
 def _on_journal(settings: Settings, change: Callable[[Alerts], Coroutine[Any, Any, str]]) -> Mapping[str, Any]:

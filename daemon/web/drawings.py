@@ -20,6 +20,7 @@ WIDTH, HEIGHT = 1_000.0, 100.0  # of the stretching box
 TOP, PLOT, FOOT = 18, 132, 20  # px above, of and below the plot
 POINTS_MAX = 400  # buckets; each shows its lowest and its highest
 FIGURES = 12  # rows of the table under a drawing
+_AXES = {"ratio": (100.0, "%"), "rate/h": (100.0, "%/h"), "USD": (1.0, " USD"), "price": (1.0, " USD")}
 GRID = (0.0, 0.5, 1.0)
 CLEAR = 9  # px between two words
 
@@ -65,6 +66,35 @@ def scale(series: Series) -> Scale | None:
     low, high = min([low, *near]), max([high, *near])
     pad = 0.06 * ((high - low) or abs(high) or 1.0)
     return Scale(first=series.times[0], last=series.times[-1], low=low - pad, high=high + pad)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Courses:
+    """The drawings of an entity: what is looked at first, the rest, and what never changed."""
+
+    first: tuple[Markup, ...]
+    more: tuple[Markup, ...]
+    still: tuple[tuple[str, str], ...]
+
+
+def arranged(found: Sequence[Series], order: Sequence[str]) -> Courses:
+    """The series in the order in which they are looked at."""
+    moving = [series for series in found if len({value for _, value in known(series)}) > 1]
+    still = [(series.name, quantity(series.values[-1] if series.values else None, series.unit)) for series in found if series not in moving]
+    first = sorted((series for series in moving if series.name in order), key=lambda series: order.index(series.name))
+    more = [series for series in moving if series.name not in order]
+    if not first:
+        first, more = more, []
+    return Courses(first=tuple(chart(one) for one in first), more=tuple(chart(one) for one in more), still=tuple(still))
+
+
+def axis(value: float, reach: float, unit: str) -> str:
+    """What a line of the grid stands for, with as many digits as the drawing's reach gives sense to."""
+    factor, suffix = _AXES.get(unit, (1.0, f" {unit}" if unit not in ("1", "bool") else ""))
+    if unit in ("s", "bool") or reach <= 0.0:
+        return quantity(value, unit)
+    digits = min(8, max(0, math.ceil(-math.log10(reach * factor)) + 1))
+    return f"{value * factor:,.{digits}f}{suffix}"
 
 
 def _thinned(points: Sequence[tuple[float, float | None]]) -> list[tuple[float, float | None]]:
@@ -158,7 +188,7 @@ def _values(series: Series, edges: Scale) -> Markup:
         value = edges.low + part * (edges.high - edges.low)
         if any(abs(edges.percent(value) - 5 - bound) < CLEAR for bound in bounds):
             continue  # the bound's own name says enough there
-        told = quantity(float(f"{value:.3g}"), series.unit)
+        told = axis(value, edges.high - edges.low, series.unit)
         drawn += Markup('<text x="2" y="{:.1f}">{}</text>').format(TOP + PLOT * (1.0 - part) - 4, told)
     return drawn
 

@@ -12,7 +12,7 @@ from starlette.responses import HTMLResponse, Response
 from daemon.service.views import EntityView, EntryQuery, RunQuery, Series, WhyView
 from daemon.units import parse_iso
 from daemon.web.desk import NotKnown, Person
-from daemon.web.drawings import chart
+from daemon.web.drawings import arranged, chart
 from daemon.web.reasons import comparisons
 from daemon.web.refusals import Refused
 from daemon.web.source_lines import source_lines
@@ -26,6 +26,14 @@ DELIVERIES_SHOWN = 200
 EPISODES_SHOWN = 20
 MARKET_SIGNALS = ("oracle_price", "mid_price", "funding_rate", "next_funding_in", "depth", "spread", "oracle_divergence")
 RUN_STATUSES = ("running", "done", "skipped", "blocked", "failed", "aborted", "unknown", "shadow")
+# The courses that are looked at first; the others are folded away.
+MARKET_COURSES = (
+    "mid_price", "oracle_price", "last_price", "oracle_divergence", "funding_rate", "predicted_funding_rate", "depth", "spread", "open_interest",
+)  # fmt: skip
+ACCOUNT_COURSES = (
+    "margin_ratio_worst", "margin_ratio", "survivable_move", "margin_ratio_at_mid", "equity", "free_collateral", "net_delta", "leverage",
+)  # fmt: skip
+OWN_NAMES = frozenset({"id", "kind", "market", "symbol", "base"})  # what a market is called says nothing beside its heading
 DELIVERY_STATUSES = ("waiting", "delivered", "dead", "grouped")
 # A stored report carries its own style and script; it may use them, and nothing else: no cookie, no form, no address but its own.
 REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; sandbox allow-scripts"
@@ -38,6 +46,7 @@ def handlers(stage: Stage) -> Mapping[str, Handler]:
     leaves = Leaves(stage)
     return {
         "/": stage.shown(leaves.now),
+        "/pulse": stage.shown(leaves.pulse),
         "/runs": stage.shown(leaves.runs),
         "/runs/{run_id:path}": stage.shown(leaves.run),
         "/runbooks": stage.shown(leaves.runbooks),
@@ -62,6 +71,10 @@ class Leaves:
     async def now(self, _request: Request, _person: Person) -> Sheet:
         """Everything a person on call asks first."""
         return Sheet(template="now.html", title="Now", now=await self._desk.now())
+
+    async def pulse(self, _request: Request, _person: Person) -> Sheet:
+        """The frame alone: what a page asks for whose own content does not change."""
+        return Sheet(template="pulse.html", title="Pulse")
 
     async def runs(self, request: Request, _person: Person) -> Sheet:
         """Runs, newest first."""
@@ -132,7 +145,9 @@ class Leaves:
         view, series, gate = await asyncio.gather(
             self._desk.entity("market", name), self._desk.history("market", name), self._desk.gate(name)
         )
-        return Sheet(template="market.html", title=name, values={"view": view, "gate": gate, "charts": _charts(series)})
+        belongs = [(key, value) for key, value in {**view.labels, **view.links}.items() if key not in OWN_NAMES and value != name]
+        courses = arranged(series, MARKET_COURSES)
+        return Sheet(template="market.html", title=name, values={"view": view, "gate": gate, "courses": courses, "belongs": belongs})
 
     async def accounts(self, _request: Request, _person: Person) -> Sheet:
         """All accounts, the worst first."""
@@ -146,7 +161,7 @@ class Leaves:
             self._desk.now(), self._desk.entity("account", name), self._desk.history("account", name)
         )
         account = next((one for one in now.accounts if one.id == name), None)
-        values = {"view": view, "account": account, "charts": _charts(series)}
+        values = {"view": view, "account": account, "courses": arranged(series, ACCOUNT_COURSES)}
         return Sheet(template="account.html", title=f"Account {name}", values=values, now=now)
 
     async def alerts(self, request: Request, _person: Person) -> Sheet:
@@ -206,7 +221,3 @@ def _address(path: str, asked: Mapping[str, str]) -> str:
 
 def _words(view: EntityView) -> str:
     return " ".join((view.id, *view.labels.values())).lower()
-
-
-def _charts(series: tuple[Series, ...]) -> tuple[str, ...]:
-    return tuple(chart(one) for one in series)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +20,8 @@ from markupsafe import Markup
 from daemon.units import NS, parse_iso, show
 
 UNKNOWN = "unknown"
+_PRICE = re.compile(r"(?<=\d) price\b")
+_MILLISECONDS = re.compile(r"(\d[smhd])\d{1,3}ms\b")
 _UNITS = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
 
 # Drawn in a box of 24 by 24, strokes only.
@@ -143,6 +146,11 @@ def quantity(value: float | None, unit: str) -> str:
     if value is None or math.isnan(value):
         return UNKNOWN
     return f"{price(value)} USD" if unit == "price" else show(value, unit)
+
+
+def said(text: str) -> str:
+    """A text of the daemon's as it is shown: prices are in USD, and nobody reads milliseconds beside seconds."""
+    return _MILLISECONDS.sub(r"\1", _PRICE.sub(" USD", text))
 
 
 def span(seconds: float | None) -> str:

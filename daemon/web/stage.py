@@ -146,6 +146,7 @@ def templates() -> Environment:
         "price": presenters.price,
         "quantity": presenters.quantity,
         "span": presenters.span,
+        "said": presenters.said,
         "path": presenters.path,
         "pretty": presenters.pretty,
     }
@@ -211,6 +212,8 @@ class Stage:
             csrf=self.door.csrf(request),
             told=telling or self.tellings.find(request.query_params.get("told", "")),
             here=_here(request),
+            reading=reading,
+            fetched=request.method in ("GET", "HEAD"),
             ackable=[need for need in now.needs if "ack" in need.verbs] if now is not None else [],
             pausable=await self.names.known(self.desk) if now is not None else (),
             section="/" + request.url.path.strip("/").partition("/")[0],

@@ -2,8 +2,8 @@
 // Everything works without it; it adds that nobody has to reload.
 (function () {
   'use strict';
-  var body = document.body, source = body.dataset.live;
-  var STALE_MS = 12000, PROBE_MS = 6000, GATHER_MS = 300, MOVED_MS = 700, AGAIN_MAX_MS = 30000;
+  var body = document.body, source = body.dataset.live, pulse = body.dataset.refresh === '/pulse';
+  var STALE_MS = 12000, PROBE_MS = 6000, GATHER_MS = 300, CALM_MS = location.pathname === '/' ? 1500 : 4000, MOVED_MS = 700, AGAIN_MAX_MS = 30000;
   var stale = document.getElementById('stale'), news = document.getElementById('news');
 
   // --- the clock: the daemon's, which may run faster than ours ---
@@ -92,41 +92,47 @@
     while (at) { found = at.nextSibling; a.removeChild(at); at = found; }
   }
   function swap(page) {
-    var needs = document.getElementById('needs'), before = needs ? needs.textContent.replace(/\s+/g, ' ') : '';
-    var top = needs ? needs.getBoundingClientRect().top : 0;
+    var needs = document.getElementById('needs'), top = needs ? needs.getBoundingClientRect().top : 0;
+    // A pulse has no content of its own: ours stays.
+    if (pulse) page.getElementById('main').replaceWith(page.importNode(document.getElementById('main'), true));
     ['live', 'thumb', 'state'].forEach(function (id) {
       var a = document.getElementById(id), b = page.getElementById(id);
       if (a && b) fits(a, b);
     });
-    document.title = page.title;
+    document.title = pulse ? page.title.split(' · ')[0] + ' · ' + document.title.split(' · ').slice(1).join(' · ') : page.title;
     if (page.body.dataset.at) set(page.body);
     tick();
     if (needs && (needs.getBoundingClientRect().top !== top || cards(needs) !== seenCards)) movedAt = performance.now();
     seenCards = needs ? cards(needs) : '';
-    void before;
   }
   function cards(needs) { return Array.prototype.map.call(needs.querySelectorAll('article'), key).join(' '); }
   var seenCards = document.getElementById('needs') ? cards(document.getElementById('needs')) : '';
 
   // --- the page anew: at most one request at a time, and one more when something happened meanwhile ---
-  var asking = false, again = false, timer = 0;
-  function soon() { if (!timer) timer = setTimeout(function () { timer = 0; look(); }, GATHER_MS); }
+  var asking = false, again = false, timer = 0, due = 0;
+  function soon(ms) {
+    var at = performance.now() + ms;
+    if (timer && due <= at) return;
+    clearTimeout(timer);
+    due = at;
+    timer = setTimeout(function () { timer = 0; look(); }, ms);
+  }
   function look() {
     if (document.hidden) { again = true; return; }
     if (asking) { again = true; return; }
     asking = true;
     again = false;
-    fetch(location.href, {headers: {'X-Fragment': 'main', 'Accept': 'text/html'}, credentials: 'same-origin', cache: 'no-store'}).then(function (answer) {
+    fetch(body.dataset.refresh, {headers: {'X-Fragment': 'main', 'Accept': 'text/html'}, credentials: 'same-origin', cache: 'no-store'}).then(function (answer) {
       if (answer.redirected && new URL(answer.url).pathname === '/login') { location.reload(); throw new Error('signed out'); }
       return answer.text();
     }).then(function (text) {
       var page = new DOMParser().parseFromString(text, 'text/html');
       if (!page.getElementById('live')) throw new Error('no page');
       swap(page);
-      if (open && page.body.dataset.live) heard(); else if (!page.body.dataset.live) quiet('the daemon does not answer');
+      if (!page.body.hasAttribute('data-answers')) quiet('the daemon does not answer'); else if (open) heard();
     }).catch(function () { if (!open) quiet('the daemon cannot be reached'); }).finally(function () {
       asking = false;
-      if (again) soon();
+      if (again) soon(GATHER_MS);
     });
   }
   document.addEventListener('visibilitychange', function () { if (!document.hidden) { look(); listen(); } });
@@ -167,12 +173,12 @@
         wait = Math.min(AGAIN_MAX_MS, wait * 2);
       }
     };
-    stream.addEventListener('snapshot', function () { heard(); soon(); });
-    stream.addEventListener('lagged', function () { heard(); soon(); });
-    stream.addEventListener('unavailable', function () { quiet('the daemon does not answer'); soon(); });
+    stream.addEventListener('snapshot', function () { heard(); soon(CALM_MS); });
+    stream.addEventListener('lagged', function () { heard(); soon(GATHER_MS); });
+    stream.addEventListener('unavailable', function () { quiet('the daemon does not answer'); soon(CALM_MS); });
     stream.addEventListener('happening', function (event) {
       heard();
-      soon();
+      soon(GATHER_MS);
       try {
         var happening = JSON.parse(event.data);
         if (happening.severity !== 'info' || happening.kind === 'TriggerChanged' || happening.kind === 'ApprovalRequested') say(happening.summary);
