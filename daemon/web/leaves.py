@@ -28,7 +28,8 @@ MARKET_SIGNALS = ("oracle_price", "mid_price", "funding_rate", "next_funding_in"
 RUN_STATUSES = ("running", "done", "skipped", "blocked", "failed", "aborted", "unknown", "shadow")
 # The courses that are looked at first; the others are folded away.
 MARKET_COURSES = (
-    "mid_price", "oracle_price", "last_price", "oracle_divergence", "funding_rate", "predicted_funding_rate", "depth", "spread", "open_interest",
+    "mid_price", "oracle_price", "last_price", "oracle_divergence", "funding_rate", "predicted_funding_rate", "depth", "spread",
+    "open_interest",
 )  # fmt: skip
 ACCOUNT_COURSES = (
     "margin_ratio_worst", "margin_ratio", "survivable_move", "margin_ratio_at_mid", "equity", "free_collateral", "net_delta", "leverage",
