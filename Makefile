@@ -35,7 +35,7 @@ demo: $(VENV)/.runtime ## a simulated venue, the daemon and a webhook receiver, 
 	$(BIN)/reefd demo
 
 # A process a core; WORKERS=0 runs them one after the other, here.
-WORKERS ?= auto
+WORKERS ?= logical
 PARALLEL = -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
 test: $(VENV)/.dev $(VENV)/.system ## every test

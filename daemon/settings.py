@@ -336,6 +336,14 @@ class MqttSettings(_Section):
     fallback: str | None = None  # the webhook that is told what is urgent and could not be delivered here
     timeout: Annotated[Duration, AfterValidator(_within("100ms", "60s"))] = 5 * NS  # for one answer of the broker, real time
 
+    def broker_port(self) -> int:
+        """The port, or the usual one."""
+        return self.port or (8883 if self.tls else 1883)
+
+    def address(self) -> str:
+        """The broker for people, without secrets."""
+        return f"{'mqtts' if self.tls else 'mqtt'}://{self.host}:{self.broker_port()}"
+
     def fed(self) -> Mapping[Kind, frozenset[str]]:
         """The signals that may come in, by kind."""
         found: dict[Kind, frozenset[str]] = {}
@@ -570,7 +578,7 @@ class Settings(BaseSettings):
             raise SettingsError("\n".join(problems))
         return Broker(
             host=spec.host,
-            port=spec.port or (8883 if spec.tls else 1883),
+            port=spec.broker_port(),
             client_id=spec.client_id or f"{spec.prefix}-{self.house}",
             username=spec.username,
             password=password,

@@ -187,7 +187,7 @@ def test_verbs_ask_the_daemon_while_it_runs(
         api.stop()
     assert capsys.readouterr().out == "so it is\n" * 3 + "desk: so it is\n"
     assert [path for path, _ in api.asked] == [
-        "/api/v1/deadletters/a%2Fb%3Ac/redeliver",
+        "/api/v1/deadletters/a/b:c/redeliver",
         "/api/v1/deadletters/%2A/redeliver",
         "/api/v1/webhooks/desk/enable",
         "/api/v1/webhooks/desk/test",
@@ -197,16 +197,17 @@ def test_verbs_ask_the_daemon_while_it_runs(
 
 
 def test_daemon_that_refuses_or_cannot_be_reached_is_said(config: Path, journal: Journal) -> None:
-    with pytest.raises(UserError, match=r"operator\.token: no such file or directory; run this as the daemon's user"):
-        enable("desk", config=config, json_format=False)
-    api = Api(401, {"error": {"code": "unauthorized", "message": "no token"}})
+    api = Api(401, {"error": {"code": "unauthorized", "message": "this needs a token"}})
     listening(config, api)
     try:
-        with pytest.raises(UserError, match="HTTP 401"):
+        with pytest.raises(UserError, match=r"this needs a token; put it into REEFD_TOKEN, or read .*operator\.token as the daemon's user"):
             enable("desk", config=config, json_format=False)
     finally:
         api.stop()
-    with pytest.raises(UserError, match="cannot connect"):
+    with pytest.raises(UserError, match="no daemon answers at"):
+        redeliver(None, config=config, json_format=False)
+    config.write_text(config.read_text().replace("http: {", "http: {enabled: false, "))
+    with pytest.raises(UserError, match="a daemon runs on this journal and has no HTTP API"):
         redeliver(None, config=config, json_format=False)
 
 

@@ -141,7 +141,7 @@ def test_the_demo_shows_all_it_promises_and_leaves_nothing_running() -> None:
 @pytest.mark.slow
 def test_the_demo_says_what_it_did_not_show_when_its_time_is_too_short() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "daemon.cli", "demo", "--seconds", "6"], capture_output=True, text=True, cwd=ROOT, timeout=300, check=False
+        [sys.executable, "-m", "daemon.cli", "demo", "--seconds", "1"], capture_output=True, text=True, cwd=ROOT, timeout=300, check=False
     )
     assert done.returncode == 1, done.stdout + done.stderr
     assert "the demo did not show" in done.stdout

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import re
 import shlex
+import textwrap
+import threading
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from functools import cache
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +20,7 @@ from urllib.parse import unquote
 
 import pytest
 from jsonschema import Draft202012Validator
+from standardwebhooks import Webhook
 from test_cli import Called
 from test_runbook_schema import core
 from typer.testing import CliRunner
@@ -34,7 +40,7 @@ LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)(?:\s+\"[^\"]*\")?\)")
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<body>.*?)^(?P=indent)```", re.DOTALL | re.MULTILINE)
 
 
-COMING = {"api.md", "webhook"}  # pages and verbs of parts that are being merged
+COMING: set[str] = {"api.md"}  # pages and verbs of parts that are being merged
 
 
 def name_of(path: Path) -> str:
@@ -135,6 +141,8 @@ def fences(*languages: str) -> list[Any]:
             if match["language"] in languages:
                 line = text_of(path).count("\n", 0, match.start()) + 1
                 body = re.sub(rf"(?m)^{match['indent']}", "", match["body"])
+                if match["language"] == "console":  # what is not typed is printed
+                    body = "".join(f"{text[2:]}\n" for text in body.splitlines() if text.startswith(("$ ", "# ")))
                 found.append(pytest.param(path, body, id=f"{name_of(path)}:{line}"))
     return found
 
@@ -182,21 +190,21 @@ def test_yaml_of_the_docs_is_what_it_looks_like(path: Path, body: str, monkeypat
         assert path.name in OTHER_FILES, f"{name_of(path)}: a YAML block with the keys {sorted(keys)} is of no kind that is known"
 
 
-OTHER_FILES = {"books.md", "worlds.md", "recordings.md", "replay.md", "metrics.md", "mqtt.md", "real-history.md", "operations.md"}
+OTHER_FILES = {"books.md", "worlds.md", "recordings.md", "replay.md", "metrics.md", "mqtt.md", "real-history.md", "operations.md",
+               "backtest.md", "tutorial.md"}
 
 
 # --- commands -------------------------------------------------------------------------------------------------------------------------
 def commands(body: str) -> Iterator[str]:
     """The `reefd ...` lines of a block, continued lines joined, prompts and comments taken away."""
     for line in body.replace("\\\n", " ").splitlines():
-        words = re.sub(r"^\$ ", "", line.strip())
-        words = re.sub(r"^(?:[A-Z_]+=\S+ )*", "", words)
+        words = re.sub(r"^(?:[A-Z_]+=\S+ )*", "", line.strip())
         if words.startswith("reefd "):
             yield re.split(r"\s+#|\s+[|>;]|\s+&&?|&$", words)[0].strip()
 
 
 def test_the_lines_of_a_block_are_taken_apart() -> None:
-    body = "$ reefd check a.yaml  # why\nreefd replay \\\n  --verify\nA=b reefd run | tee x\nreefd test x && reefd fmt y\n  ls\n"
+    body = "reefd check a.yaml  # why\nreefd replay \\\n  --verify\nA=b reefd run | tee x\nreefd test x && reefd fmt y\n  ls\n"
     assert list(commands(body)) == ["reefd check a.yaml", "reefd replay    --verify", "reefd run", "reefd test x"]
 
 
@@ -216,3 +224,70 @@ def test_targets_of_make_in_the_docs_exist() -> None:
     told = {word for path in PAGES for word in re.findall(r"(?:`|^)make ([a-z]+)\b", text_of(path), re.MULTILINE)}
     assert told
     assert told <= known
+
+
+# --- programs -------------------------------------------------------------------------------------------------------------------------
+def program(page: str) -> dict[str, Any]:
+    """The names that the Python of a page defines."""
+    blocks = [match["body"] for match in FENCE.finditer(text_of(ROOT / page)) if match["language"] == "python"]
+    assert len(blocks) == 1
+    names: dict[str, Any] = {}
+    exec(compile(textwrap.dedent(blocks[0]), page, "exec"), names)
+    return names
+
+
+def test_the_receiver_of_the_guide_takes_what_is_signed_and_nothing_else() -> None:
+    verify = program("docs/how-to/receive-webhooks.md")["verify"]
+    secret, other = ("whsec_" + base64.b64encode(word * 6).decode() for word in (b"fine", b"else"))
+    sent, body = datetime(2026, 10, 1, tzinfo=UTC), b'{"type": "notice.fired"}'
+    signatures = [Webhook(one).sign("a/b.c.1.1", sent, body.decode()) for one in (other, secret)]
+    signed = {
+        "webhook-id": "a/b.c.1.1",
+        "webhook-timestamp": str(int(sent.timestamp())),
+        "webhook-signature": " ".join(signatures),
+    }
+    now = sent.timestamp()
+    assert verify(secret, signed, body, now)
+    assert verify(other, signed, body, now), "both secrets count while one is rotated"
+    assert not verify("whsec_" + base64.b64encode(b"x" * 24).decode(), signed, body, now)
+    assert not verify(secret, signed, body + b" ", now)
+    assert not verify(secret, {**signed, "webhook-id": "other"}, body, now)
+    assert not verify(secret, signed, body, now + 301), "an old message"
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "opens"),
+    [
+        (200, b'{"open": true, "why": ""}', True),
+        (200, b'{"open": false, "why": "halted"}', False),
+        (200, b'{"open": "true"}', False),
+        (200, b"[]", False),
+        (200, b"nothing", False),
+        (503, b'{"open": true}', False),
+        (0, b"", False),  # nobody listens
+    ],
+)
+def test_the_gate_of_the_guide_is_closed_whatever_goes_wrong(status: int, answer: bytes, opens: bool) -> None:
+    asked = []
+
+    class Answering(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    may_open = program("docs/how-to/gate-a-strategy.md")["may_open"]
+    with HTTPServer(("127.0.0.1", 0), Answering) as server:
+        base = f"http://127.0.0.1:{server.server_port}"
+        if status:
+            thread = threading.Thread(target=server.handle_request)
+            thread.start()
+            assert may_open("dydx:BTC-USD", base, 10.0) is opens
+            thread.join(20)
+            assert asked == ["/api/v1/gate?market=dydx%3ABTC-USD"]
+            return
+    assert may_open("dydx:BTC-USD", base, 1.0) is False

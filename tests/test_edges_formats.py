@@ -138,6 +138,19 @@ def test_body_that_is_no_notice_is_told_as_it_is(body: str) -> None:
         render_for(format, message, DESK)  # type: ignore[arg-type]
 
 
+def test_notice_of_a_step_is_about_the_entity_of_its_run() -> None:
+    run_id = f"{RUN}.tell.0.1"
+    content = {"action_id": run_id, "run_id": RUN, "runbook": "funding-spike", "event": "step", "severity": "info", "detail": {}}
+    body = render("notice.step", {**content, "title": "Funding spike", "text": "price is 101 USD"}, at=ORIGIN_NS, seq=0)
+    (said,) = read_message(body).notices
+    assert (said.entity, said.title, said.said) == ("dydx:BTC-USD", "Funding spike", "price is 101 USD")
+    told = tell(read_message(body))
+    assert told.headline == "INFO Funding spike on dydx:BTC-USD says"
+    assert told.lines == ("price is 101 USD", f"run: {RUN}")
+    group_of_two = group_body([notice(), body], id_="g", group="runbook=funding-spike", at=ORIGIN_NS, anchor=ANCHOR)
+    assert tell(read_message(group_of_two)).headline == "WARNING Funding spike on dydx:BTC-USD: 1 fired, 1 messages"
+
+
 def test_payload_of_an_executor_is_shown() -> None:
     body = render("action.webhook", {"action_id": "a", "payload": {"amount": 5}}, at=ORIGIN_NS, seq=0)
     assert '"amount": 5' in unescaped("discord", shown("discord", body))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ def entry(seq: int, at: int, role: str, kind: str, body: str) -> Entry:
     return Entry(seq=seq, at=at, role=role, type=kind, body=body)  # type: ignore[arg-type]
 
 
+@cache
 def many(count: int) -> list[tuple[Entry | None, list[Entry]]]:
     """`count` events with one record each; a record's time may lie a little before its event's, as a due time does."""
     return [
@@ -67,7 +69,7 @@ def pages(reader: Reader, query: Search, scanned_max: int = 10**9) -> tuple[list
     raise AssertionError("the search has no end")
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     text=st.sampled_from(["", "note 7", 'of "all"', 'of \\"all\\"', "nowhere"]),
     kind=st.sampled_from(["", *TYPES]),

@@ -76,3 +76,11 @@ def test_compose_file_mounts_what_is_there() -> None:
             else:
                 assert source in compose["volumes"], f"{name}: {source}"
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ())), f"{name} listens to the world"
+
+
+def test_rules_and_dashboard_ask_for_metrics_that_are_documented() -> None:
+    told = set(re.findall(r"`(reefd_\w+)[`{]", (ROOT / "docs/metrics.md").read_text(encoding="utf-8")))
+    asked = {name for expr in (*expressions_of_rules(), *expressions_of_dashboard()) for name in re.findall(r"\breefd_\w+", expr)}
+    assert len(asked) > 25
+    unknown = {name for name in asked if name not in told and re.sub(r"_(bucket|total|count|sum)$", "", name) not in told}
+    assert unknown == set()

@@ -411,6 +411,38 @@ def test_an_answer_that_ends_the_connection_is_not_sent_again() -> None:
     assert run_virtual(main()).sent == ["poison", "answers/ana"]
 
 
+def test_a_topic_that_the_broker_refuses_is_told_once_and_the_others_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    async def main() -> ScriptedBroker:
+        server = ScriptedBroker(lambda message: Ack(refused="Not authorized") if message.topic == "reefd/state" else Ack())
+        a_link = Link(wire=server, address="test", parts=[StateSpeaker(prefix=PREFIX, snapshot=lambda: STATE)])
+        task = asyncio.create_task(a_link.run())
+        await asyncio.sleep(10.0)
+        a_link.stop()
+        await task
+        return server
+
+    sent = run_virtual(main()).sent
+    # Gates before the rest, `online` after everything; at the stop the gates closed, what is gone taken back, `offline` last.
+    assert sent == [
+        *("reefd/gate", "reefd/gate/dydx/BTC-USD", "reefd/state", "reefd/audit/head", "reefd/status"),
+        *("reefd/gate", "reefd/gate/dydx/BTC-USD", "reefd/state", "reefd/status"),
+    ]
+    assert capsys.readouterr().out.count("mqtt.state_refused") == 1
+
+
+def test_everything_is_said_again_each_minute_although_nothing_changed() -> None:
+    async def main() -> ScriptedBroker:
+        server = ScriptedBroker(lambda _message: Ack())
+        a_link = Link(wire=server, address="test", parts=[StateSpeaker(prefix=PREFIX, snapshot=lambda: STATE)])
+        task = asyncio.create_task(a_link.run())
+        await asyncio.sleep(190.0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return server
+
+    assert Counter(run_virtual(main()).sent) == dict.fromkeys([*(f"reefd/{topic}" for topic in STATE), "reefd/status"], 4)
+
+
 def test_the_pauses_between_attempts_grow_and_the_reason_is_kept() -> None:
     class Away:
         def __init__(self) -> None:

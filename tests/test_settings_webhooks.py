@@ -97,10 +97,7 @@ def test_what_people_read_is_grouped_unless_it_is_said_otherwise(webhook: str, g
         ("{format: apprise, url: https://x.example}", "an address of apprise holds the service's keys; write env:NAME or file:PATH"),
         ("{format: slak, url: https://x.example}", "found 'slak'; write reefd, alertmanager, slack"),
         ("{format: slack, url: https://x.example, previous_secret: env:A}", "a previous secret signs beside a current one"),
-        (
-            "{format: slack, url: https://x.example, grouping: {by: [market]}}",
-            "found 'market'; write runbook, entity, venue, severity or event",
-        ),
+        ("{format: slack, url: https://x.example, grouping: {by: [coin]}}", "found 'coin'; write runbook, entity, venue"),
         ("{format: slack, url: https://x.example, grouping: {wait: 0s}}", "found 0s; write a duration from 1s to 10m"),
         ("{format: slack, url: https://x.example, grouped: false, grouping: {wait: 5s}}", "grouped: false switches it off"),
         ("{format: slack, url: https://x.example, fallback: desk}", "there is no other webhook 'desk'; none is configured"),

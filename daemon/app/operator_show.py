@@ -75,7 +75,9 @@ def _now(found: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield _need_line(needed)
     yield from _listed("accounts", _accounts(found["accounts"]), bool(found["accounts"]))
     yield from _listed("done so far", _acts(found["acts"]), bool(found["acts"]))
-    yield from _listed("running", _runs(found["running"]), bool(found["running"]))
+    if found["running"]:
+        yield Text("\nrunning", style="bold")
+        yield from _runs(found["running"])
     yield from _words("hedges", [hedge["text"] for hedge in found["hedges"]])
     near = [f"{t['runbook']} {t['entity']}: {t['text']}, now {t['now']}, {t['distance']}" for t in found["thresholds"][:8]]
     yield from _words("next thresholds", near)
@@ -89,7 +91,9 @@ def _now(found: Mapping[str, Any]) -> Iterator[RenderableType]:
 
 
 def _age(seconds: float | None) -> str:
-    return "never seen" if seconds is None else show_duration(round(seconds, 1))
+    if seconds is None:
+        return "never seen"
+    return f"{seconds:.1f}s" if seconds < 60 else show_duration(round(seconds))
 
 
 def _listed(title: str, table: Table, wanted: bool) -> Iterator[RenderableType]:
@@ -126,7 +130,7 @@ def _accounts(accounts: Sequence[Mapping[str, Any]]) -> Table:
 def _acts(acts: Sequence[Mapping[str, Any]]) -> Table:
     table = _table("at", "what", "status", "filled of asked", "cost")
     for act in acts[:10]:
-        filled = f"{act['filled']} of {act['asked']}"
+        filled = f"{act['filled'] or 'unknown'} of {act['asked']}"
         cost = "-" if act["cost_usd"] is None else usd(act["cost_usd"])
         table.add_row(_time(act["at"]), act["text"], _toned(act["status"]), filled, cost)
     return table
@@ -135,26 +139,31 @@ def _acts(acts: Sequence[Mapping[str, Any]]) -> Table:
 # --- runs and why ----------------------------------------------------------------------------------------------------------
 
 
-def _runs(runs_: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table("started", "run", "status", "filled of asked", "why, or waits for")
+def _runs(runs_: Sequence[Mapping[str, Any]]) -> Iterator[Text]:
+    """Two lines a run: an id is long, and is copied whole."""
     for each in runs_:
-        shadow = " (shadow)" if each["shadow"] and each["status"] != "shadow" else ""
-        status = Text.assemble(_toned(each["status"]), shadow)
+        head = Text.assemble((f"{_time(each['started_at'])}  ", "dim"), _toned(each["status"]))
+        if each["shadow"] and each["status"] != "shadow":
+            head.append(" (shadow)")
         if each["unknown_outcomes"]:
-            status.append(f", {each['unknown_outcomes']} unknown", style=TONES["unknown"])
-        filled = f"{usd(each['filled_usd'])} of {usd(each['asked_usd'])}"
-        table.add_row(_time(each["started_at"]), each["run_id"], status, filled, each["waiting"] or each["reason"])
-    return table
+            head.append(f", {each['unknown_outcomes']} unknown", style=TONES["unknown"])
+        yield head.append(f"  {each['run_id']}")
+        filled = f"{usd(each['filled_usd'])} of {usd(each['asked_usd'])}" if each["asked_usd"] else ""
+        told = "; ".join(text for text in (filled, each["waiting"] or each["reason"]) if text)
+        if told:
+            yield Text(f"{'':21}{told}")
 
 
 def runs(found: Mapping[str, Any]) -> None:
     """The runs, newest first."""
+    out = console()
     if not found["runs"]:
-        console().print("no such runs")
+        out.print("no such runs")
         return
-    console().print(_runs(found["runs"]))
+    for line in _runs(found["runs"]):
+        out.print(line, soft_wrap=True)
     if found["next_before"]:
-        console().print(Text("there are more: --limit, --runbook, --status", style="dim"))
+        out.print(Text("there are more: --limit, --runbook, --status", style="dim"))
 
 
 def run(found: Mapping[str, Any]) -> None:
@@ -179,7 +188,8 @@ def why(found: Mapping[str, Any]) -> None:
     out.print(Text.assemble((f"{found['runbook']} on {found['entity']}", "bold"), f" ({found['stage']}, {found['state']})"))
     out.print(found["sentence"])
     for line in found["lines"]:
-        out.print(Text(f"  {line}"))
+        if line != found["sentence"]:
+            out.print(Text(f"  {line}"))
     for held in found["held_back"]:
         out.print(_toned(f"held back: {held}", "warning"))
     if found["last_run"]:

@@ -13,12 +13,13 @@ from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from rich.console import Console
 
+from daemon.app.operator import Reach
 from daemon.app.telling import open_sender
-from daemon.edges.http import HttpSource
+from daemon.edges.broker import ENDPOINT
+from daemon.edges.operator import OperatorClient, part
 from daemon.edges.webhook import Endpoint
 from daemon.errors import EdgeError, SettingsError, UserError
 from daemon.journal.entry import Delivery
@@ -29,6 +30,8 @@ from daemon.settings import Settings, load_settings
 from daemon.units import NS, iso, show_duration
 
 HEADINGS = ("endpoint", "format", "state", "breaker", "waiting", "dead", "delivered", "last delivery")
+UNDONE = "http_409"  # the daemon understood and did nothing; its words say why
+ANSWER_S = 60.0  # a test waits for the endpoint
 LETTERS_SHOWN = 50  # dead letters on a terminal; --format json has all
 
 
@@ -37,7 +40,8 @@ def list_(config: Path, *, json_format: bool) -> int:
     settings = load_settings(config)
     with Journal.open_readonly(settings.journal.path, settings.journal.feed()) as journal:
         now = _now(settings, journal)
-        reports = overview(journal, _shown(settings), now, settings.channels)
+        elsewhere = {} if settings.mqtt is None else {ENDPOINT: settings.mqtt.address()}
+        reports = overview(journal, _shown(settings), now, settings.channels, elsewhere)
         letters = journal.dead_letters()
     reports = tuple(replace(report, address=_address(settings, report)) for report in reports)
     if json_format:
@@ -61,8 +65,9 @@ def test(endpoint: str, *, config: Path, json_format: bool) -> int:
     except SettingsError:
         if not is_held(settings.journal.path):
             raise
-        said = ask_daemon(settings, f"/api/v1/webhooks/{quote(endpoint, safe='')}/test")
-        tested = Tested(endpoint=endpoint, delivered=bool(said.get("done")), answer=str(said.get("effect", "")))
+        said = ask_daemon(config, f"webhooks/{part(endpoint)}/test")
+        answer = str(said.get("effect", "")).removeprefix(f"{endpoint}: ")
+        tested = Tested(endpoint=endpoint, delivered=bool(said.get("done")), answer=answer)
     if json_format:
         print(json.dumps(asdict(tested)))
     else:
@@ -83,8 +88,8 @@ def redeliver(message: str | None, *, config: Path, json_format: bool) -> int:
     settings = load_settings(config)
     which = message if message is not None else ALL
     if is_held(settings.journal.path):
-        said = ask_daemon(settings, f"/api/v1/deadletters/{quote(which, safe='')}/redeliver")
-        return _tell_effect(said, json_format=json_format)
+        said = ask_daemon(config, f"deadletters/{part(which)}/redeliver")
+        return _tell_effect(said, json_format=json_format, may_be_nothing=message is None)
 
     async def change(alerts: Alerts) -> str:
         letters = await alerts.redeliver(which)
@@ -99,8 +104,8 @@ def enable(endpoint: str, *, config: Path, json_format: bool) -> int:
     """Send again to an endpoint: 0. Raises UserError when there is no such endpoint, or the daemon cannot be asked."""
     settings = load_settings(config)
     if is_held(settings.journal.path):
-        said = ask_daemon(settings, f"/api/v1/webhooks/{quote(endpoint, safe='')}/enable")
-        return _tell_effect(said, json_format=json_format)
+        said = ask_daemon(config, f"webhooks/{part(endpoint)}/enable")
+        return _tell_effect(said, json_format=json_format, may_be_nothing=True)
 
     async def change(alerts: Alerts) -> str:
         return await alerts.enable(endpoint)
@@ -108,31 +113,18 @@ def enable(endpoint: str, *, config: Path, json_format: bool) -> int:
     return _tell_effect(_on_journal(settings, change), json_format=json_format)
 
 
-def ask_daemon(settings: Settings, path: str) -> Mapping[str, Any]:
+def ask_daemon(config: Path, path: str) -> Mapping[str, Any]:
     """The running daemon's answer to one write of its HTTP API (`done`, `effect`). Raises UserError when it cannot be asked or refuses."""
-    if not settings.http.enabled:
+    if not load_settings(config).http.enabled:
         raise UserError("a daemon runs on this journal and has no HTTP API (http.enabled: false); stop it first")
-    try:
-        token = settings.http.operator_token.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        why = (error.strerror or str(error)).lower()
-        raise UserError(
-            f"a daemon runs on this journal, and its token for the command line cannot be read: {settings.http.operator_token}: {why}; "
-            "run this as the daemon's user"
-        ) from error
-
-    async def ask() -> object:
-        source = HttpSource(name="the daemon", url=settings.http.own_url(), token=token, timeout_s=30.0)
+    reach = Reach.of(config, None)
+    with OperatorClient(url=reach.url, token=reach.token, answer_s=ANSWER_S) as client:
         try:
-            return await source.post(path, {})
-        finally:
-            await source.close()
-
-    try:
-        said = asyncio.run(ask())
-    except EdgeError as error:
-        raise UserError(str(error)) from error
-    return said if isinstance(said, dict) else {}
+            return client.post(path)
+        except EdgeError as error:
+            if error.reason == UNDONE:
+                return {"done": False, "effect": str(error)}
+            raise reach.complaint(error) from error
 
 
 def _on_journal(settings: Settings, change: Callable[[Alerts], Coroutine[Any, Any, str]]) -> Mapping[str, Any]:
@@ -154,12 +146,13 @@ class _Nobody:
         raise AssertionError("nothing is sent without a daemon")
 
 
-def _tell_effect(said: Mapping[str, Any], *, json_format: bool) -> int:
+def _tell_effect(said: Mapping[str, Any], *, json_format: bool, may_be_nothing: bool = False) -> int:
+    """Print what came of it: 0 when it was done, or when there was nothing to do and that is fine; else 2."""
     if json_format:
         print(json.dumps(said))
     else:
         print(said.get("effect", ""))
-    return 0 if said.get("done", False) else 2
+    return 0 if said.get("done", False) or may_be_nothing else 2
 
 
 def _shown(settings: Settings) -> dict[str, Endpoint]:

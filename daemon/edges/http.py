@@ -59,17 +59,14 @@ class HttpSource:
 
     def __init__(
         self, *, name: str, url: str, budget: RequestBudget | None = None, timeout_s: float = 5.0, retry_after_unit_ns: int = NS,
-        proxy: str | None = None, transport: httpx.AsyncBaseTransport | None = None, token: str = "",
+        proxy: str | None = None, transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:  # fmt: skip
         self.name = name
         self.url = url.rstrip("/")
         self._budget = budget
         self._retry_after_unit_ns = retry_after_unit_ns
         # trust_env=False: a proxy is configured, never picked up from whatever shell started the daemon. The timeout is real time.
-        self._client = httpx.AsyncClient(
-            trust_env=False, follow_redirects=False, timeout=timeout_s, proxy=proxy, transport=transport,
-            headers={"authorization": f"Bearer {token}"} if token else {},
-        )  # fmt: skip
+        self._client = httpx.AsyncClient(trust_env=False, follow_redirects=False, timeout=timeout_s, proxy=proxy, transport=transport)
 
     async def get(self, path: str, params: Mapping[str, str | int] | None = None) -> object:
         """The parsed JSON of one GET; raises EdgeError with reason unreachable, timeout, rate_limited, http_<status> or wrong_shape."""

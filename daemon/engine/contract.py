@@ -72,6 +72,10 @@ class HotSide(Protocol):
         """A reading for whoever only looks: no entity and no window comes of it."""
         ...
 
+    def prepare(self, kind: Kind, signal: str) -> None:
+        """Compile what looks at a signal before it is asked for."""
+        ...
+
     def glance(self, kind: Kind, entity: str, signal: str, at: int, max_age: Mapping[str, int] | None = None) -> float:
         """The value alone of a peek; NaN unknown."""
         ...

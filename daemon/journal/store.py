@@ -416,6 +416,8 @@ class Journal:
         connection = open_reader(self.feed_path)
         try:
             return int(connection.execute("SELECT coalesce(max(seq_last), 0) FROM feed").fetchone()[0])
+        except sqlite3.DatabaseError as error:  # for whoever looks while the daemon is still making it
+            raise JournalError(f"{self.feed_path}: the feed cannot be read ({error})") from error
         finally:
             connection.close()
 

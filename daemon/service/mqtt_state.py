@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 
@@ -149,14 +148,15 @@ class StateSpeaker:
     async def speak(self, connection: Connection) -> None:
         """Everything at once, `online`, then what changes, and everything again each minute."""
         self._said.clear()
-        online, all_said_at = False, -AGAIN_S
+        time_s = asyncio.get_running_loop().time
+        online, all_said_at = False, time_s() - AGAIN_S
         while True:
             self._more.clear()
             topics = {topic: text.encode() if isinstance(text, str) else text for topic, text in self._snapshot().items()}
             if topics:
-                everything = time.monotonic() - all_said_at >= AGAIN_S
+                everything = time_s() - all_said_at >= AGAIN_S
                 if everything:
-                    all_said_at = time.monotonic()
+                    all_said_at = time_s()
                 changed = {topic: text for topic, text in topics.items() if everything or self._said.get(topic) != text}
                 # A topic that is no more is taken back: an empty message is how MQTT says so.
                 changed |= {topic: b"" for topic in self._said if topic not in topics}

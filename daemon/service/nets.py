@@ -40,6 +40,7 @@ def nets_down(engine: Engine, rounds: Rounds, at: int) -> tuple[NetView, ...]:
     """Every runbook, or instance of one, that would not act as written if its trigger fired; the widest first, NETS_MAX at most."""
     turn = engine.look(at)
     books = [book for name in sorted(turn.cold.in_force) if (book := turn.current(name)) is not None]
+    blind = _blind(rounds)
     found: list[NetView] = [*_everything(turn), *_paused(turn)]
     for book in books:
         found += _stage(book)
@@ -47,7 +48,7 @@ def nets_down(engine: Engine, rounds: Rounds, at: int) -> tuple[NetView, ...]:
             continue
         found += [NetView(runbook=book.id, entity="", why=words, until=None) for words in limits_used_up(turn, book)]
         found += _inhibited(turn, book)
-        found += _blind(book, rounds)
+        found += blind.get(book.id, ())
     return tuple(found[:NETS_MAX])
 
 
@@ -87,19 +88,18 @@ def _inhibited(turn: Turn, book: Runbook) -> Iterator[NetView]:
         yield NetView(runbook=book.id, entity=entities[0], why=f"inhibited by {inhibitor}, which is firing{_more(entities)}", until=None)
 
 
-def _blind(book: Runbook, rounds: Rounds) -> Iterator[NetView]:
-    """The instances whose triggers lack readings or whose guards are UNKNOWN, one line for each lack."""
-    lacking: dict[str, list[str]] = {}
-    unsure: dict[str, list[str]] = {}
-    for entity, glimpse in rounds.of(book.id):
-        if glimpse.lacks:
-            lacking.setdefault(", ".join(glimpse.lacks), []).append(entity)
-        for text in glimpse.guards:
-            unsure.setdefault(text, []).append(entity)
-    for names, entities in lacking.items():
-        yield NetView(runbook=book.id, entity=entities[0], why=f"its trigger lacks {names}{_more(entities)}", until=None)
-    for text, entities in unsure.items():
-        yield NetView(runbook=book.id, entity=entities[0], why=f"guard {text} is UNKNOWN, so nothing passes{_more(entities)}", until=None)
+def _blind(rounds: Rounds) -> dict[str, list[NetView]]:
+    """By runbook, the instances whose triggers lack readings or whose guards are UNKNOWN, one line for each lack."""
+    lacks: dict[tuple[str, str], list[str]] = {}
+    for (runbook, entity), names in rounds.lacking.items():
+        lacks.setdefault((runbook, f"its trigger lacks {', '.join(names)}"), []).append(entity)
+    for (runbook, entity), texts in rounds.unsure.items():
+        for text in texts:
+            lacks.setdefault((runbook, f"guard {text} is UNKNOWN, so nothing passes"), []).append(entity)
+    found: dict[str, list[NetView]] = {}
+    for (runbook, words), entities in lacks.items():
+        found.setdefault(runbook, []).append(NetView(runbook=runbook, entity=entities[0], why=f"{words}{_more(entities)}", until=None))
+    return found
 
 
 def _more(entities: list[str]) -> str:
@@ -283,7 +283,7 @@ def _reviews(turn: Turn) -> Iterator[tuple[int, str]]:
 
 def _holds(turn: Turn, rounds: Rounds) -> Iterator[tuple[int, str]]:
     """Holds that run: when each would fire if nothing changes."""
-    for (runbook, entity), glimpse in rounds.seen.items():
+    for (runbook, entity), glimpse in rounds.moving.items():
         book = turn.current(runbook)
         if glimpse.state == "pending" and glimpse.near == 0.0 and book is not None:
             due = glimpse.at + max(0, book.trigger.for_ns - glimpse.held_ns)

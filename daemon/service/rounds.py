@@ -8,9 +8,10 @@ What it saw is as old as its last round: some seconds with thousands of instance
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from daemon.engine.contract import UNKNOWN
@@ -51,6 +52,9 @@ class Rounds:
         self._judged: set[Instance] = set()
         self.seen: dict[Instance, Glimpse] = {}
         self.lacking: dict[Instance, tuple[str, ...]] = {}  # of those seen, the ones whose triggers lack readings
+        self.unsure: dict[Instance, tuple[str, ...]] = {}  # the ones with guards that are UNKNOWN
+        self.moving: dict[Instance, Glimpse] = {}  # the ones that are not inactive
+        self._near: set[Instance] = set()  # the ones that move or are about to
         self.rounds = 0  # complete ones since the start
 
     def walk(self, at: int) -> None:
@@ -77,10 +81,6 @@ class Rounds:
         """The instances that have lacked a reading ever since the start: most often there is no such reading here."""
         return [(instance, lacks) for instance, lacks in self.lacking.items() if instance not in self._judged]
 
-    def of(self, runbook: str) -> Iterator[tuple[str, Glimpse]]:
-        """Entities of a runbook with their glimpses."""
-        return ((entity, glimpse) for (name, entity), glimpse in self.seen.items() if name == runbook)
-
     def _begin(self) -> None:
         """Begin a round: forget what is gone."""
         there = self._engine.hot.instances()
@@ -92,8 +92,7 @@ class Rounds:
 
     def _close(self) -> list[Instance]:
         """What moves or is about to: looked at in each walk, the longest unseen first."""
-        found = [(glimpse.at, instance) for instance, glimpse in self.seen.items() if glimpse.state != "inactive" or glimpse.near <= NEAR]
-        return [instance for _, instance in sorted(found)[:CLOSE_MAX]] if self._left else []
+        return heapq.nsmallest(CLOSE_MAX, self._near, key=lambda instance: (self.seen[instance].at, instance)) if self._left else []
 
     def _look(self, instance: Instance, at: int) -> None:
         runbook, entity = instance
@@ -103,15 +102,23 @@ class Rounds:
             self._forget(instance)
             return
         glimpse = self.seen[instance] = self._glimpse(book, entity, turn.at)
-        if glimpse.lacks:
-            self.lacking[instance] = glimpse.lacks
-        else:
+        if not glimpse.lacks:
             self._judged.add(instance)
-            self.lacking.pop(instance, None)
+        _put(self.lacking, instance, glimpse.lacks)
+        _put(self.unsure, instance, glimpse.guards)
+        if glimpse.state != "inactive":
+            self.moving[instance] = glimpse
+        else:
+            self.moving.pop(instance, None)
+        if glimpse.state != "inactive" or glimpse.near <= NEAR:
+            self._near.add(instance)
+        else:
+            self._near.discard(instance)
 
     def _forget(self, instance: Instance) -> None:
-        self.seen.pop(instance, None)
-        self.lacking.pop(instance, None)
+        for kept in (self.seen, self.lacking, self.unsure, self.moving):
+            kept.pop(instance, None)
+        self._near.discard(instance)
         self._judged.discard(instance)
 
     def _glimpse(self, book: Runbook, entity: str, at: int) -> Glimpse:
@@ -128,6 +135,13 @@ class Rounds:
         return Glimpse(
             at=at, state=state.status, held_ns=state.held_ns, lacks=unknown_signals(asked), guards=guards, near=near, binding=binding
         )
+
+
+def _put(kept: dict[Instance, tuple[str, ...]], instance: Instance, names: tuple[str, ...]) -> None:
+    if names:
+        kept[instance] = names
+    else:
+        kept.pop(instance, None)
 
 
 def unknown_signals(tree: Tree) -> tuple[str, ...]:

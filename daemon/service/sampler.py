@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from daemon.engine.engine import Engine
 from daemon.language.catalogue import CATALOGUE
-from daemon.service.tracks import Tracks
+from daemon.service.tracks import POINT_EVERY_NS, Tracks
 from daemon.service.why import compared
 from daemon.world.entities import Kind
 
@@ -31,15 +31,20 @@ class Sampler:
         self._tracks = tracks
         self._monotonic_ns = monotonic_ns
         self._round: list[tuple[str, str]] = []
+        self._accounts_at = 0
 
     def turn(self, at: int) -> None:
         """Sample the accounts, and as many instances as the budget allows."""
         began = self._monotonic_ns()
-        self._accounts(at)
+        if at - self._accounts_at >= POINT_EVERY_NS:  # more often would not be kept, and a book of 500 positions costs some 10 ms
+            self._accounts_at = at
+            self._accounts(at)
         if not self._round:
             self._round = list(reversed(self._engine.hot.instances()))
-        while self._round and self._monotonic_ns() - began < BUDGET_NS:
+        while self._round:  # at least one, whatever the rest took
             self._instance(*self._round.pop(), at)
+            if self._monotonic_ns() - began >= BUDGET_NS:
+                break
 
     def _accounts(self, at: int) -> None:
         for account in self._engine.hot.entities(Kind.ACCOUNT)[:ACCOUNTS_MAX]:
