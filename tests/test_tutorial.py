@@ -108,7 +108,8 @@ class Terminal:
 
     def logs(self) -> str:
         """The ends of the logs that the page writes."""
-        return "\n".join(f"--- {path.name}\n{path.read_text(encoding='utf-8')[-3000:]}" for path in sorted((self.folder / "my").glob("*.log")))
+        logs = sorted((self.folder / "my").glob("*.log"))
+        return "\n".join(f"--- {path.name}\n{path.read_text(encoding='utf-8')[-3000:]}" for path in logs)
 
     def close(self) -> None:
         """Ends what was left in the background."""
