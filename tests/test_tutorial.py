@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,7 +69,8 @@ class Terminal:
 
     folder: Path
     ports: dict[str, str]
-    started: list[subprocess.Popen[str]] = field(default_factory=list)
+    exported: dict[str, str] = field(default_factory=dict)
+    groups: list[int] = field(default_factory=list)  # of commands that leave something in the background
 
     def ported(self, text: str) -> str:
         for told, used in self.ports.items():
@@ -79,39 +82,45 @@ class Terminal:
 
     def environment(self) -> dict[str, str]:
         variables = {name: value for name, value in os.environ.items() if not name.startswith("REEFD_")}
-        return {**variables, "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}", "COLUMNS": "160", "NO_COLOR": "1"}
+        return {**variables, **self.exported, "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}", "COLUMNS": "160", "NO_COLOR": "1"}
 
     def type(self, command: str) -> str:
-        """What a command prints. One that ends in `&` goes on in the background until the end."""
+        """What a command prints. `export` counts for all that follow; what is left in the background goes on until the end."""
         command = self.ported(command)
-        behind = command.endswith("&")
-        shell = subprocess.Popen(
-            ["bash", "-c", command.removesuffix("&")], cwd=self.folder, env=self.environment(), text=True, start_new_session=True,
-            stdout=subprocess.DEVNULL if behind else subprocess.PIPE, stderr=subprocess.DEVNULL if behind else subprocess.STDOUT,
-        )  # fmt: skip
-        if behind:
-            self.started.append(shell)
+        if command.startswith("export "):
+            name, _, value = command.removeprefix("export ").partition("=")
+            self.exported[name] = value
             return ""
+        shell = subprocess.Popen(
+            ["bash", "-c", command], cwd=self.folder, env=self.environment(), text=True, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        if " & " in command:
+            self.groups.append(shell.pid)
         try:
             printed, _ = shell.communicate(timeout=TAKES_S)
         except subprocess.TimeoutExpired:
             os.killpg(shell.pid, signal.SIGKILL)
             shell.communicate()
-            logs = "\n".join(f"--- {path.name}\n{path.read_text()[-3000:]}" for path in sorted((self.folder / "my").glob("*.log")))
-            pytest.fail(f"{command!r} did not end in {TAKES_S} s\n{logs}")
-        assert shell.returncode == 0, f"{command!r} ended with {shell.returncode}:\n{printed}"
+            pytest.fail(f"{command!r} did not end in {TAKES_S} s\n{self.logs()}")
+        assert shell.returncode == 0, f"{command!r} ended with {shell.returncode}:\n{printed}\n{self.logs()}"
         return printed
 
+    def logs(self) -> str:
+        """The ends of the logs that the page writes."""
+        logs = sorted((self.folder / "my").glob("*.log"))
+        return "\n".join(f"--- {path.name}\n{path.read_text(encoding='utf-8')[-3000:]}" for path in logs)
+
     def close(self) -> None:
-        for shell in reversed(self.started):
-            if shell.poll() is None:
-                os.killpg(shell.pid, signal.SIGTERM)
-        for shell in self.started:
-            try:
-                shell.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(shell.pid, signal.SIGKILL)
-                shell.wait(20)
+        """Ends what was left in the background."""
+        for group in reversed(self.groups):
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(group, number)
+                    give_up = time.monotonic() + 20
+                    while time.monotonic() < give_up:
+                        os.killpg(group, 0)
+                        time.sleep(0.05)
 
 
 @pytest.fixture
