@@ -193,11 +193,9 @@ def reading(path: Path, seq: int, ids: list[str]) -> None:
     reader = Reader(path)
     print(f"journal             {path.stat().st_size / 1e6:8.0f} MB, seq {seq:,}")
     chronicle = Chronicle()
-    before = held_bytes()
     chronicle.load(reader)
-    held = held_bytes() - before
     took = best(lambda: Chronicle().load(reader), 3)
-    print(f"load                {took * 1e3:8.0f} ms for {len(chronicle.runs(RunQuery(limit=10**6))):,} runs, {held / 1e6:.0f} MB held")
+    print(f"load                {took * 1e3:8.0f} ms for {len(chronicle.runs(RunQuery(limit=10**6))):,} runs")
     print(f"load beside a loop  {lag(lambda: Chronicle().load(reader)) * 1e3:8.2f} ms longest turn of another thread that works 0.1 ms")
     print(f"runs, first page    {best(lambda: chronicle.runs(RunQuery(limit=100))) * 1e3:8.2f} ms")
     print(f"runs, one market    {best(lambda: chronicle.runs(RunQuery(entity='dydx:M7-USD', limit=100))) * 1e3:8.2f} ms")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, sync_playwright
 
 from tests.service_tools import program
 
@@ -20,6 +20,7 @@ FLAGS = (
 )
 PHONE, DESKTOP = (360, 780), (1280, 900)
 WAIT_MS = 20_000
+PRESSES = 8
 
 
 @contextmanager
@@ -72,3 +73,14 @@ def too_wide(page: Page) -> str:
     )
     assert isinstance(found, str)
     return found
+
+
+def press(page: Page, button: Locator) -> None:
+    """Press as a person does: again, where the page had just moved under the finger; returns on the page that tells what came of it."""
+    for _ in range(PRESSES):
+        button.click()
+        page.wait_for_function("document.getElementById('told') || /under your finger/.test(document.getElementById('news').textContent)")
+        if page.locator("#told").count():
+            return
+        page.locator("#news").evaluate("news => news.replaceChildren()")
+    raise AssertionError("the page never stood still")

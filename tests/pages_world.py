@@ -18,7 +18,7 @@ from daemon.web.surface import close_streams, make_surface
 from daemon.web.tokens import TokenFile
 from tests.desk_fake import FakeDesk
 
-VOID = frozenset({"meta", "link", "input", "br", "hr", "img", "path", "line", "rect", "col"})
+VOID = frozenset({"meta", "link", "input", "br", "hr", "img", "path", "line", "rect", "col", "wbr"})
 ROLES = ("view", "approve", "admin")
 READY_S = 20.0
 

@@ -138,6 +138,19 @@ def test_body_that_is_no_notice_is_told_as_it_is(body: str) -> None:
         render_for(format, message, DESK)  # type: ignore[arg-type]
 
 
+def test_notice_of_a_step_is_about_the_entity_of_its_run() -> None:
+    run_id = f"{RUN}.tell.0.1"
+    content = {"action_id": run_id, "run_id": RUN, "runbook": "funding-spike", "event": "step", "severity": "info", "detail": {}}
+    body = render("notice.step", {**content, "title": "Funding spike", "text": "price is 101 USD"}, at=ORIGIN_NS, seq=0)
+    (said,) = read_message(body).notices
+    assert (said.entity, said.title, said.said) == ("dydx:BTC-USD", "Funding spike", "price is 101 USD")
+    told = tell(read_message(body))
+    assert told.headline == "INFO Funding spike on dydx:BTC-USD says"
+    assert told.lines == ("price is 101 USD", f"run: {RUN}")
+    group_of_two = group_body([notice(), body], id_="g", group="runbook=funding-spike", at=ORIGIN_NS, anchor=ANCHOR)
+    assert tell(read_message(group_of_two)).headline == "WARNING Funding spike on dydx:BTC-USD: 1 fired, 1 messages"
+
+
 def test_payload_of_an_executor_is_shown() -> None:
     body = render("action.webhook", {"action_id": "a", "payload": {"amount": 5}}, at=ORIGIN_NS, seq=0)
     assert '"amount": 5' in unescaped("discord", shown("discord", body))
@@ -249,6 +262,12 @@ def test_alertmanager_group_has_an_alert_a_notice() -> None:
     found = rendered("alertmanager", group(200))
     assert len(found["alerts"]) == 200
     assert found["commonLabels"] == {"alertname": "funding-spike", "house": "reefd", "severity": "warning"}
+
+
+def test_alertmanager_group_says_of_each_alert_the_latest() -> None:
+    bodies = [notice(), notice("cleared", said="cleared", at=ORIGIN_NS + NS, seq=2)]
+    found = rendered("alertmanager", group_body(bodies, id_="g", group="runbook=funding-spike", at=ORIGIN_NS + NS, anchor=ANCHOR))
+    assert (found["status"], [alert["status"] for alert in found["alerts"]]) == ("resolved", ["resolved"])
 
 
 def test_fingerprint_is_the_one_that_alertmanager_gives() -> None:

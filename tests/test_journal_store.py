@@ -427,3 +427,12 @@ def test_whatever_is_journaled_comes_back_in_order(
         assert journal.verify_chain().intact
         for after in range(0, len(steps), 5):
             assert list(journal.entries(after)) == [e for e in expected if e.seq > after]
+
+
+def test_reader_of_a_journal_whose_feed_is_still_being_made_is_told_so(tmp_path: Path) -> None:
+    with Journal.open(tmp_path / "state.db"):
+        pass
+    (tmp_path / "feed.db").unlink()
+    sqlite3.connect(tmp_path / "feed.db").execute("CREATE TABLE other (x)").connection.close()
+    with pytest.raises(JournalError, match="the feed cannot be read"):
+        Journal.open_readonly(tmp_path / "state.db")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from daemon import cli
-from daemon.app import operator
+from daemon.app import operator, watching
 from daemon.edges.operator import OperatorClient, _events, part
 from daemon.errors import EdgeError, UserError
 from tests.surface_world import Surface, serve
@@ -89,6 +90,34 @@ def test_status_without_a_daemon_says_what_was_published(config: Path) -> None:
     assert told["now"] is None
     assert told["degraded"]
     assert reefd("status", "--url", NOBODY).exit_code == 2
+
+
+def test_an_address_that_another_daemon_has_taken_is_not_asked(surface: Surface, url: str, config: Path, tmp_path: Path) -> None:
+    text = config.read_text(encoding="utf-8").replace("port: 9,", f"port: {httpx.URL(url).port},")
+    config.write_text(text, encoding="utf-8")
+    page = {"pid": os.getpid(), "published": "2026-01-01T00:00:00Z", "http": {"url": "", "problem": "port 8470 on 127.0.0.1 is in use"}}
+    (tmp_path / "state.status.json").write_text(json.dumps(page), encoding="utf-8")
+    refused = reefd("runs", "--config", str(config))
+    assert (refused.exit_code, "serves no API: port 8470 on 127.0.0.1 is in use" in refused.output) == (2, True)
+    assert json.loads(reefd("status", "--config", str(config), "--format", "json").output)["now"] is None
+    page["http"] = {"url": url, "problem": ""}
+    (tmp_path / "state.status.json").write_text(json.dumps(page), encoding="utf-8")
+    config.write_text(text.replace(f"port: {httpx.URL(url).port},", "port: 9,"), encoding="utf-8")
+    found = json.loads(reefd("status", "--config", str(config), "--format", "json").output)
+    assert found["now"]["line"] == "NEEDS YOU", "it is asked where it says that it listens"
+
+
+def test_what_is_watched_and_does_not_answer_is_told_to_be_old(surface: Surface, url: str) -> None:
+    reach = operator.Reach(url=url, token="", settings=None)
+    with reach.open() as client:
+        now, why = next(watching._looks(reach, client))
+    assert now is not None
+    assert (now["line"], why) == ("NEEDS YOU", "")
+    gone = operator.Reach(url=NOBODY, token="", settings=None)
+    with gone.open() as client:
+        now, why = next(watching._looks(gone, client))
+    assert now is None
+    assert why.startswith("no daemon answers")
 
 
 def test_why_says_how_far_each_condition_is(surface: Surface, url: str) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from chronicle_world import APPROVED, PLAIN, answering, filled, follow, journaled
+from engine_world import ACCOUNT, MARKET, POSITION, T0, World, runbook
 
 from daemon.engine import records as r
 from daemon.engine.actions import CallWebhook, CancelOrders, Halt, MoveBuffer, Notify, Outcome, Resume, ShrinkPosition
@@ -17,8 +19,7 @@ from daemon.service.moments import run_detail
 from daemon.service.views import Moment, RunDetail
 from daemon.service.words import act_text, told
 from daemon.units import FOREVER, NS
-from tests.chronicle_world import APPROVED, PLAIN, answering, filled, follow, journaled
-from tests.engine_world import T0, World, runbook
+from daemon.world.entities import Kind
 
 RUN = "spike/dydx:ETH-USD/1700000000000000000/1"
 ORDER = ShrinkPosition(
@@ -160,6 +161,17 @@ SAID: list[tuple[r.Record, str, tuple[str, ...], str]] = [
         r.CommandTaken(at=T0, command_id="c", actor="ana", verb="halt", target="", effect="halted everything", reason="fire"),
         "halted everything, asked by ana", ("halt everything", "fire"), "plain",
     ),
+    (
+        r.CommandTaken(at=T0, command_id="c", actor="ana", verb="reload", target="", effect="noted", reason="12 runbooks"),
+        "reload everything, asked by ana", ("12 runbooks",), "plain",
+    ),
+    (
+        r.ApprovalRequested(
+            at=T0, run_id=RUN, step="top-up", deadline=FOREVER, people=(), quorum=1, notional_usd=5_000.0, legs=(), amount=Decimal(5000),
+            plan_digest="d", reason="", what={"route": "cctp", "fee_usd": 6.0, "payload": {"secret": 1}},
+        ),
+        "top-up needs an approval: anyone who may approve", ("move 5,000 USD", "5,000 USD", "route: cctp", "fee: 6 USD"), "wait",
+    ),
     (r.ResourceSeen(at=T0, resource="size/dydx:ETH-USD"), "size of dydx:ETH-USD was read anew", (), "plain"),
     (
         r.SizeChanged(at=T0, position="dydx:ETH-USD", size=-7.5, ours=False, cause="external change", episodes=("e",)),
@@ -298,6 +310,34 @@ def test_a_refused_run_tells_its_firing_and_why_there_was_no_run(tmp_path: Path)
     assert titles(found.moments)[:2] == ["Fired", "No run: blocked"]
     assert found.why is None
     assert found.head.status == "blocked"
+
+
+def test_a_move_is_told_until_its_money_has_arrived_after_the_run_has_ended(tmp_path: Path) -> None:
+    text = runbook(
+        "- id: top-up\n  move_buffer: {from: ethereum, amount: 1_000 USD}",
+        name="top", scope="account", intent="survival", when="maintenance_margin > 1 USD",
+    )  # fmt: skip
+    collateral = (Kind.ACCOUNT, ACCOUNT, "collateral")
+    readings = {
+        collateral: 5_000.0, (Kind.CHAIN, "ethereum", "buffer_balance"): 100_000.0, (Kind.POSITION, POSITION, "entry_price"): 3000.0,
+        (Kind.MARKET, MARKET, "imf"): 0.05, (Kind.MARKET, MARKET, "mmf"): 0.03,
+    }  # fmt: skip
+    settled = Outcome(status="done", reason="in flight", amount=Decimal(1000), fee_usd=Decimal("1.2"))
+    world = World(text, readings=readings, answer=lambda action: settled)
+    world.until(10)
+    world.set(collateral=5_999.0)
+    world.until(30)
+    move = world.sent(MoveBuffer)[0]
+    found = detail(world, tmp_path, move.run_id)
+    assert (found.head.status, found.head.asked_usd, found.head.filled_usd, found.head.cost_usd) == ("done", 1_000.0, 1_000.0, 1.2)
+    told_of_it = {moment.kind: moment for moment in found.moments if moment.step == "top-up"}
+    assert told_of_it["ActionRequested"].title == "Move 1,000 USD from ethereum to dydx over cctp"
+    assert told_of_it["ActionFinished"].lines[:2] == ("fee 1.2 USD", "in flight")
+    assert told_of_it["MoveProgress"].seq > told_of_it["StepFinished"].seq
+    chronicle = Chronicle()
+    follow(chronicle, world.entries)
+    act = chronicle.acts()[0]
+    assert (act.asked, act.filled, act.mid, act.cost_usd, act.status) == ("1,000 USD", "1,000 USD", None, 1.2, "done")
 
 
 def test_a_run_that_never_was_is_not_found(tmp_path: Path) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from engine_world import ACCOUNT, MARKET, POSITION, T0, World, runbook
 
+from daemon.engine.engine import Engine
+from daemon.engine.hot import Hot
 from daemon.engine.limits import HouseLimits
 from daemon.engine.state import PauseState
 from daemon.service.nets import nets_down, price_at_distance, price_at_ratio, thresholds, upcoming
@@ -175,6 +178,44 @@ def test_rounds_forget_what_is_gone_and_remember_what_was_judged() -> None:
     assert seen.lacking == {}
 
 
+class CountingHot(Hot):
+    """A hot side that counts the evaluations of triggers."""
+
+    evaluations = 0
+
+    def trace(self, *arguments: Any, **more: Any) -> dict[str, object]:
+        self.evaluations += 1
+        return super().trace(*arguments, **more)
+
+
+def test_a_brief_status_evaluates_nothing_and_says_the_same_of_what_there_is_to_say_of() -> None:
+    readings = {}
+    for i in range(30):
+        readings |= {(Kind.POSITION, f"dydx:T{i}-USD", "size"): 1.0, (Kind.MARKET, f"dydx:T{i}-USD", "funding_rate"): 1e-5}
+    readings |= {(Kind.POSITION, "dydx:BLIND-USD", "size"): 1.0}  # and no funding rate
+
+    class Counted(World):
+        def new_engine(self) -> Engine:
+            return Engine(topology=self.topology, house=self.house, build="test", hot=CountingHot(self.topology))
+
+    world = Counted(runbook(), readings=readings)
+    world.until(10, funding_rate=0.001)
+    lacking = rounds(world).lacking
+    assert lacking == {("spike", "dydx:BLIND-USD"): ("funding_rate",)}
+    hot = world.engine.hot
+    assert isinstance(hot, CountingHot)
+    before = hot.evaluations
+    brief = world.engine.snapshot(lacking)
+    assert hot.evaluations == before
+    assert [(i.entity, i.state, i.unknown) for i in brief.instances] == [
+        ("dydx:BLIND-USD", "inactive", ("funding_rate",)),
+        (POSITION, "firing", ()),
+    ]
+    whole = world.engine.snapshot()
+    assert hot.evaluations == before + 32
+    assert [i for i in whole.instances if i.entity in ("dydx:BLIND-USD", POSITION)] == list(brief.instances)
+
+
 # --- upcoming ------------------------------------------------------------------------------------------------------------
 
 
@@ -186,7 +227,11 @@ def test_funding_is_estimated_by_the_rate_that_is_expected() -> None:
     # 10 x 3,000 x 0.01 %/h for one hour, at the next full hour.
     assert (first.at, first.text) == ("2023-11-14T23:00:00.000Z", "funding of dydx: about 3 USD to pay on 1 position")
     assert (parse_iso(first.at) - T0) % NS == 0
-    world.until(10, size=-10.0)
+    closed = {(Kind.POSITION, "dydx:OLD-USD", "size"): 0.0}
+    world.readings |= closed  # it was read once, and nobody reads it any more
+    world.until(8)
+    del world.readings[Kind.POSITION, "dydx:OLD-USD", "size"]
+    world.until(200, size=-10.0)
     assert upcoming(world.engine, rounds(world), world.now)[0].text == "funding of dydx: about 3 USD to receive on 1 position"
 
 

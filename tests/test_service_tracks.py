@@ -180,10 +180,13 @@ def same(left: float, right: float) -> bool:
     return left == right or (left != left and right != right)
 
 
-@given(values=st.lists(st.one_of(st.just(math.nan), st.floats(-1e6, 1e6)), min_size=1, max_size=4_000))
+@given(
+    values=st.lists(st.one_of(st.sampled_from([math.nan, math.inf, -math.inf]), st.floats(-1e6, 1e6)), min_size=1, max_size=4_000),
+    silence=st.integers(1, 100_000),
+)
 @settings(max_examples=60, deadline=None)
-def test_a_thinned_series_is_short_keeps_extremes_ends_and_that_something_was_unknown(values: list[float]) -> None:
-    times = [10 * i for i in range(len(values))]
+def test_a_thinned_series_is_short_keeps_extremes_ends_and_that_something_was_unknown(values: list[float], silence: int) -> None:
+    times = [10 * i + silence * (i > len(values) // 2) for i in range(len(values))]
     kept = thinned(times, values)
     assert kept == sorted(set(kept))
     assert len(kept) <= POINTS_MAX

@@ -173,6 +173,32 @@ def _bounded(schema: Mapping[str, object]) -> bool:
     return any(key in schema for key in ("enum", "maxLength", "maximum", "maxItems", "$ref", "const"))
 
 
+async def test_the_page_of_the_api_names_every_path(surface: Surface) -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    async with surface.client() as client:
+        paths = (await client.get("/api/v1/openapi.json")).json()["paths"]
+    for path in paths:
+        words = [word for word in path.removeprefix("/api/v1/").split("/") if word and not word.startswith("{")]
+        assert all(word in page for word in words), path
+
+
+def test_the_gate_of_the_docs_says_no_to_everything_but_a_yes(surface: Surface) -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    source = page.partition("```python\n")[2].partition("```")[0]
+    assert "def may_open" in source
+    with serve(surface.app) as url:
+        scope: dict[str, Callable[[str], bool]] = {}
+        exec(source.replace("http://127.0.0.1:8470", url), scope)  # the example itself, as a reader would paste it
+        may_open = scope["may_open"]
+        assert may_open("dydx:ETH-USD") is True
+        assert may_open("dydx:NONE-USD") is False
+        surface.desk.current = replace(surface.desk.current, openings_halted=True)
+        assert may_open("dydx:ETH-USD") is False
+        surface.desk.unavailable = "the loop stands"
+        assert may_open("dydx:ETH-USD") is False
+    assert may_open("dydx:ETH-USD") is False, "nobody listens there any more"
+
+
 async def test_a_desk_that_does_not_answer_is_a_503_with_its_reason(surface: Surface) -> None:
     surface.desk.unavailable = "the loop has not turned for 12 s"
     async with surface.client("ana") as client:
@@ -554,6 +580,10 @@ async def test_health_is_about_the_process_and_readiness_about_what_it_sees(tmp_
         assert (await client.get("/healthz")).json()["alive"] is True
         ready = await client.get("/readyz")
         assert (ready.status_code, ready.json()) == (200, {"ready": True, "lacking": [], "degraded": []})
+        written = surface.path.read_text(encoding="utf-8")
+        surface.path.write_text("tokens: [", encoding="utf-8")
+        assert "nobody but the operator is admitted" in (await client.get("/readyz")).json()["degraded"][0]
+        surface.path.write_text(written, encoding="utf-8")
         calm = surface.desk.current
         failing = replace(calm.feeds[-1], state="failing", reason="answered 502")
         surface.desk.current = replace(calm, feeds=(*calm.feeds[:-1], failing))

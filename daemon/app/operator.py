@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from daemon.app import operator_show as show
-from daemon.app.status import read_page, status_path
-from daemon.edges.operator import OperatorClient, ServerEvent, part
+from daemon.app.status import alive, read_page, status_path
+from daemon.edges.operator import ANSWER_S, OperatorClient, ServerEvent, part
 from daemon.errors import EdgeError, UserError
 from daemon.service.halting import HaltFlag
 from daemon.settings import Settings, load_settings
@@ -41,6 +41,7 @@ class Reach:
     url: str
     token: str
     settings: Settings | None
+    problem: str = ""  # why the daemon that runs here serves no API: whatever answers at its address is another one
 
     @classmethod
     def of(cls, config: Path, url: str | None) -> Reach:
@@ -51,13 +52,21 @@ class Reach:
         settings = load_settings(config)
         page = read_page(status_path(settings.journal.path))
         told = page.get("http")
-        address = told if isinstance(told, str) and told else settings.http.own_url()
-        return cls(url=address, token=token or _own_token(settings), settings=settings)
+        address, problem = "", ""
+        if isinstance(told, dict) and not page.get("ended") and alive(int(page.get("pid", 0))):
+            address, problem = str(told.get("url", "")), str(told.get("problem", ""))
+        return cls(url=address or settings.http.own_url(), token=token or _own_token(settings), settings=settings, problem=problem)
+
+    def open(self, answer_s: float = ANSWER_S) -> OperatorClient:
+        """A client, to be closed. Raises UserError when the daemon serves no API."""
+        if self.problem:
+            raise UserError(f"the daemon runs, but serves no API: {self.problem}")
+        return OperatorClient(url=self.url, token=self.token, answer_s=answer_s)
 
     @contextmanager
-    def client(self, answer_s: float = 20.0) -> Iterator[OperatorClient]:
+    def client(self, answer_s: float = ANSWER_S) -> Iterator[OperatorClient]:
         """A client; what goes wrong with it is one message for the user."""
-        with OperatorClient(url=self.url, token=self.token, answer_s=answer_s) as client:
+        with self.open(answer_s) as client:
             try:
                 yield client
             except EdgeError as error:
@@ -95,7 +104,7 @@ def runs(
 ) -> int:  # fmt: skip
     """Print the latest runs, or one with its trace."""
     reach = Reach.of(config, url)
-    with OperatorClient(url=reach.url, token=reach.token) as client:
+    with reach.open() as client:
         try:
             if run_id is not None:
                 _tell(client.get(f"runs/{part(run_id)}"), json_format, show.run)
@@ -132,7 +141,7 @@ def tail(config: Path, url: str | None, *, after: str, times: int | None, json_f
     last_id, told, failures = after, 0, 0
     while True:
         try:
-            with OperatorClient(url=reach.url, token=reach.token) as client:
+            with reach.open() as client:
                 for event in client.events(last_id):
                     last_id, failures = event.id or last_id, 0
                     if event.name in ("happening", "lagged"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 
+from daemon.edges.notice import entity_of
 from daemon.edges.webhook import Breadth, WebhookSender, render
 from daemon.engine.actions import Notify
 from daemon.engine.engine import Engine
@@ -12,6 +13,7 @@ from daemon.engine.state import instance_of
 from daemon.errors import SettingsError
 from daemon.journal.store import Journal
 from daemon.language.explain import value_of
+from daemon.runbook.model import Runbook
 from daemon.settings import Settings
 from daemon.units import show_duration
 
@@ -48,7 +50,8 @@ class Telling:
 
     def compose(self, notify: Notify, at: int, seq: int) -> str:
         """The body of a notice of the event `seq`, which the engine has just decided at `at` (ns)."""
-        entity = str(notify.detail.get("entity", ""))
+        entity = entity_of(notify.runbook, notify.run_id, notify.detail)
+        book = self._engine.book(notify.runbook)
         head_seq, head = self._journal.head()
         content = {
             "action_id": notify.action_id,
@@ -56,9 +59,10 @@ class Telling:
             "runbook": notify.runbook,
             "event": notify.event,
             "severity": notify.severity,
+            "title": book.title if book is not None else notify.runbook,
             "text": notify.text,
             "detail": notify.detail,
-            "why": self._why(notify.runbook, entity, at),
+            "why": [] if book is None else self._why(book, entity, at),
             "did": self._did(notify, entity),
             "house": self._house,
             # Every message anchors the audit chain outside of this machine: a cut tail shows against it.
@@ -66,10 +70,9 @@ class Telling:
         }
         return render(f"notice.{notify.event}", content, at=at, seq=seq)
 
-    def _why(self, runbook: str, entity: str, at: int) -> list[str]:
+    def _why(self, book: Runbook, entity: str, at: int) -> list[str]:
         """The readings that its trigger judges by, as they are now."""
-        book = self._engine.book(runbook)
-        if book is None or (runbook, entity) not in self._engine.hot.instances(runbook):
+        if (book.id, entity) not in self._engine.hot.instances(book.id):
             return []
         tree = self._engine.hot.trace(book, book.trigger.when.index, entity, at)
         return list(dict.fromkeys(readings(tree)))[:READINGS_MAX]

@@ -68,7 +68,7 @@ def _here(reach: Reach, settings: Settings, json_format: bool) -> int:
 
 def _watch(reach: Reach, as_lines: bool) -> None:
     """The snapshot, each second anew; what does not answer is shown as old."""
-    with OperatorClient(url=reach.url, token=reach.token, answer_s=LOOK_S) as client:
+    with reach.open(LOOK_S) as client:
         if as_lines:
             for now, why in _looks(reach, client):
                 print(json.dumps({"problem": why} if why else now), flush=True)

@@ -19,9 +19,9 @@ from rich.console import Console
 from daemon.app.operator import Reach
 from daemon.app.telling import open_sender
 from daemon.edges.broker import ENDPOINT
-from daemon.edges.operator import part
+from daemon.edges.operator import OperatorClient, part
 from daemon.edges.webhook import Endpoint
-from daemon.errors import SettingsError, UserError
+from daemon.errors import EdgeError, SettingsError, UserError
 from daemon.journal.entry import Delivery
 from daemon.journal.store import Journal, is_held
 from daemon.service.alerts import ALL, Alerts, EndpointReport, Tested, overview, send_test
@@ -30,6 +30,7 @@ from daemon.settings import Settings, load_settings
 from daemon.units import NS, iso, show_duration
 
 HEADINGS = ("endpoint", "format", "state", "breaker", "waiting", "dead", "delivered", "last delivery")
+UNDONE = "http_409"  # the daemon understood and did nothing; its words say why
 ANSWER_S = 60.0  # a test waits for the endpoint
 LETTERS_SHOWN = 50  # dead letters on a terminal; --format json has all
 
@@ -65,7 +66,8 @@ def test(endpoint: str, *, config: Path, json_format: bool) -> int:
         if not is_held(settings.journal.path):
             raise
         said = ask_daemon(config, f"webhooks/{part(endpoint)}/test")
-        tested = Tested(endpoint=endpoint, delivered=bool(said.get("done")), answer=str(said.get("effect", "")))
+        answer = str(said.get("effect", "")).removeprefix(f"{endpoint}: ")
+        tested = Tested(endpoint=endpoint, delivered=bool(said.get("done")), answer=answer)
     if json_format:
         print(json.dumps(asdict(tested)))
     else:
@@ -87,7 +89,7 @@ def redeliver(message: str | None, *, config: Path, json_format: bool) -> int:
     which = message if message is not None else ALL
     if is_held(settings.journal.path):
         said = ask_daemon(config, f"deadletters/{part(which)}/redeliver")
-        return _tell_effect(said, json_format=json_format)
+        return _tell_effect(said, json_format=json_format, may_be_nothing=message is None)
 
     async def change(alerts: Alerts) -> str:
         letters = await alerts.redeliver(which)
@@ -103,7 +105,7 @@ def enable(endpoint: str, *, config: Path, json_format: bool) -> int:
     settings = load_settings(config)
     if is_held(settings.journal.path):
         said = ask_daemon(config, f"webhooks/{part(endpoint)}/enable")
-        return _tell_effect(said, json_format=json_format)
+        return _tell_effect(said, json_format=json_format, may_be_nothing=True)
 
     async def change(alerts: Alerts) -> str:
         return await alerts.enable(endpoint)
@@ -115,8 +117,14 @@ def ask_daemon(config: Path, path: str) -> Mapping[str, Any]:
     """The running daemon's answer to one write of its HTTP API (`done`, `effect`). Raises UserError when it cannot be asked or refuses."""
     if not load_settings(config).http.enabled:
         raise UserError("a daemon runs on this journal and has no HTTP API (http.enabled: false); stop it first")
-    with Reach.of(config, None).client(ANSWER_S) as client:
-        return client.post(path)
+    reach = Reach.of(config, None)
+    with OperatorClient(url=reach.url, token=reach.token, answer_s=ANSWER_S) as client:
+        try:
+            return client.post(path)
+        except EdgeError as error:
+            if error.reason == UNDONE:
+                return {"done": False, "effect": str(error)}
+            raise reach.complaint(error) from error
 
 
 def _on_journal(settings: Settings, change: Callable[[Alerts], Coroutine[Any, Any, str]]) -> Mapping[str, Any]:
@@ -138,12 +146,13 @@ class _Nobody:
         raise AssertionError("nothing is sent without a daemon")
 
 
-def _tell_effect(said: Mapping[str, Any], *, json_format: bool) -> int:
+def _tell_effect(said: Mapping[str, Any], *, json_format: bool, may_be_nothing: bool = False) -> int:
+    """Print what came of it: 0 when it was done, or when there was nothing to do and that is fine; else 2."""
     if json_format:
         print(json.dumps(said))
     else:
         print(said.get("effect", ""))
-    return 0 if said.get("done", False) else 2
+    return 0 if said.get("done", False) or may_be_nothing else 2
 
 
 def _shown(settings: Settings) -> dict[str, Endpoint]:

@@ -36,6 +36,7 @@ _VERBS = {
     "page": "needs you",
     "approval": "asks for approval",
     "step": "says",
+    "review": "is due for review",
     "test": "test message",
 }
 
@@ -165,7 +166,8 @@ def _message(document: Mapping[str, Any]) -> Message:
 
 def _notice(kind: str, content: Mapping[str, Any], at: int, seq: int) -> Notice:
     detail = content.get("detail") or {}
-    runbook, entity = str(content.get("runbook", "")), str(detail.get("entity", ""))
+    runbook = str(content.get("runbook", ""))
+    entity = entity_of(runbook, str(content.get("run_id", "")), detail)
     title, divider, said = str(content.get("text", "")).partition(f" · {entity}: ")
     return Notice(
         id=str(content.get("action_id", "")),
@@ -174,8 +176,8 @@ def _notice(kind: str, content: Mapping[str, Any], at: int, seq: int) -> Notice:
         severity=str(content.get("severity", "warning")),
         runbook=runbook,
         entity=entity,
-        title=title if divider else runbook or "reefd",
-        said=said if divider else title,
+        title=str(content.get("title", "")) or (title if divider else runbook or "reefd"),
+        said=said if divider else title,  # the text of a step is the author's own, whole
         run_id=str(content.get("run_id", "")),
         at=at,
         seq=seq,
@@ -186,6 +188,15 @@ def _notice(kind: str, content: Mapping[str, Any], at: int, seq: int) -> Notice:
         detail=detail,
         undelivered=str(content.get("undelivered", "")),
     )
+
+
+def entity_of(runbook: str, run_id: str, detail: Mapping[str, Any]) -> str:
+    """What a notice is about: as its detail names it, else as the id of its run does (the notice of a step); empty when it is neither."""
+    named = detail.get("entity")
+    if named:
+        return str(named)
+    match = re.match(re.escape(runbook) + r"/(.+?)/\d{10,}\+*(?:[/.]|$)", run_id)  # the nanoseconds of a firing have more than ten digits
+    return match[1] if match else ""
 
 
 def group_body(bodies: Sequence[str], *, id_: str, group: str, at: int, anchor: str) -> str:

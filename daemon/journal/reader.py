@@ -160,10 +160,11 @@ class Reader:
             )
             return tuple(_stored(row) for row in rows)
 
-    def span(self, text: str, *, since: int, last: Sequence[str] = (), scanned_max: int = SCANNED_MAX) -> tuple[int, int] | None:
-        """First and last seq of the records that name `text`, from the time `since` (ns) on; None when no entry looked at does. Behind one
-        whose type is in `last` only a little more is looked at."""
+    def span(self, *texts: str, since: int, last: Sequence[str] = (), scanned_max: int = SCANNED_MAX) -> tuple[int, int] | None:
+        """First and last seq of the records that name one of `texts`, from the time `since` (ns) on; None when no entry looked at does.
+        Behind one whose type is in `last` only a little more is looked at."""
         marks = ",".join("?" * len(last))
+        tests = " OR ".join("instr(body, ?) > 0" for _ in texts)
         low: int | None = None
         high = 0
         with self._asking() as connection:
@@ -172,8 +173,8 @@ class Reader:
             while first < stop:
                 found_low, found_high, ends = connection.execute(
                     f"SELECT min(seq), max(seq), max(type IN ({marks})) FROM entry "
-                    "WHERE position >= ? AND position < ? AND role = 'record' AND instr(body, ?) > 0",
-                    (*last, first, min(first + CHUNK, stop), text),
+                    f"WHERE position >= ? AND position < ? AND role = 'record' AND ({tests})",
+                    (*last, first, min(first + CHUNK, stop), *texts),
                 ).fetchone()
                 if found_low is not None:
                     low, high = found_low if low is None else low, found_high

@@ -249,7 +249,9 @@ def find(reader: Reader, run_id: str) -> Place | None:
     if fired is None or not storable(run_id):
         return None
     since = int(fired[1])
-    span, of_episode = reader.span(f'"{run_id}"', since=since, last=ENDS), reader.span(f'"{episode}"', since=since, last=ENDS)
+    # Its own records name the run, those about its transfers an action of it.
+    span = reader.span(f'"{run_id}"', f'"{run_id}.', since=since, last=ENDS)
+    of_episode = reader.span(f'"{episode}"', since=since, last=ENDS)
     if span is None or of_episode is None:
         return None
     return Place(first=span[0], last=span[1], fired=of_episode[0])

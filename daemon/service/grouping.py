@@ -4,6 +4,7 @@ repeat_interval have it. What waits and what was told when is in the journal, so
 
 from __future__ import annotations
 
+from daemon.edges.notice import entity_of
 from daemon.edges.webhook import Grouping
 from daemon.engine.actions import Notify
 from daemon.journal.entry import Held
@@ -26,7 +27,7 @@ def group_of(grouping: Grouping | None, notify: Notify) -> str:
     """The key of the group that a notice is told with; empty when it goes by itself, as every request for an approval does."""
     if grouping is None or notify.event == "approval":
         return ""
-    entity = str(notify.detail.get("entity", ""))
+    entity = entity_of(notify.runbook, notify.run_id, notify.detail)
     values = {
         "runbook": notify.runbook,
         "entity": entity,

@@ -19,12 +19,16 @@ POINTS_MAX = 600  # of a series that is drawn: more than a chart has pixels to s
 
 
 class Track:
-    """Points of one signal in the order of time; `gap` tenths without a point are unknown time."""
+    """Points of one signal in the order of time; `gap` tenths without a point are unknown time.
 
-    __slots__ = ("_old_times", "_old_values", "_times", "_values", "gap")
+    `turn` spreads the work of many tracks: one folds its old points so many tenths later than it could.
+    """
 
-    def __init__(self, gap: int) -> None:
+    __slots__ = ("_fold_after", "_old_times", "_old_values", "_times", "_values", "gap")
+
+    def __init__(self, gap: int, turn: int = 0) -> None:
         self.gap = gap
+        self._fold_after = FINE + COARSE + turn
         self._times, self._values = array("I"), array("d")
         self._old_times, self._old_values = array("I"), array("d")
 
@@ -52,7 +56,7 @@ class Track:
                 return
         times.append(time)
         values.append(value)
-        if time - times[0] > FINE + COARSE:
+        if time - times[0] > self._fold_after:
             self._fold(time - FINE)
 
     def _fold(self, before: int) -> None:
@@ -90,19 +94,17 @@ class Track:
 
 
 def extremes(values: Sequence[float], start: int, stop: int) -> list[int]:
-    """Indices of the smallest and the largest of `values[start:stop]`, in order; with a NaN among them also of the first NaN and of the
-    last value, so that unknown time neither vanishes nor grows."""
-    low = high = nan = -1
-    for i in range(start, stop):
-        value = values[i]
-        if value != value:
-            nan = i if nan < 0 else nan
-            continue
-        if low < 0 or value < values[low]:
-            low = i
-        if high < 0 or value > values[high]:
-            high = i
-    return sorted({i for i in (low, high, nan, stop - 1 if nan >= 0 else -1) if i >= 0})
+    """Indices of the smallest and the largest of `values[start:stop]` (at least one), in order; with a NaN among them also of the first
+    NaN and of the last value, so that unknown time neither vanishes nor grows."""
+    part = values[start:stop]
+    total = sum(part)
+    if total == total:  # neither NaN nor both infinities are among them, nearly always
+        low, high = start + part.index(min(part)), start + part.index(max(part))
+        return [low] if low == high else [low, high] if low < high else [high, low]
+    known = [i for i in range(start, stop) if values[i] == values[i]]
+    nan = next((i for i in range(start, stop) if values[i] != values[i]), -1)
+    ends = (min(known, key=values.__getitem__), max(known, key=values.__getitem__)) if known else ()
+    return sorted({*ends, *((nan, stop - 1) if nan >= 0 else ())})
 
 
 def thinned(times: Sequence[int], values: Sequence[float], points_max: int = POINTS_MAX) -> list[int]:
@@ -117,7 +119,8 @@ def thinned(times: Sequence[int], values: Sequence[float], points_max: int = POI
     start = 0
     for number in range(1, stretches + 1):
         stop = count if number == stretches else bisect_left(times, times[0] + width * number, lo=start)
-        kept.update(extremes(values, start, stop))
+        if stop > start:
+            kept.update(extremes(values, start, stop))
         start = stop
     return sorted(kept)
 

@@ -133,7 +133,7 @@ class Tracks:
         tracks = self._tracks.setdefault(key, {})
         track = tracks.get(name)
         if track is None and self._count < self._tracks_max:
-            track = tracks[name] = Track(gap)
+            track = tracks[name] = Track(gap, turn=self._count * 50 % MINUTE_TENTHS)
             self._count += 1
         return track
 

@@ -156,7 +156,8 @@ def _step(record: r.StepWaiting | r.StepPlanned | r.ApprovalRequested | r.Approv
             asked = f"{_names(record.people) or 'anyone who may approve'}"
             quorum = f", {record.quorum} of them have to agree" if record.quorum > 1 else ""
             plan = () if not record.legs and record.amount is None else (plan_text(record.legs, record.amount),)
-            lines = (*plan, show(record.notional_usd, "USD"), *_deadline("at most", record.deadline, record.at))
+            what = tuple(_named(name, value) for name, value in record.what.items() if name != "payload")
+            lines = (*plan, *_usd(record.notional_usd), *what, *_deadline("at most", record.deadline, record.at))
             return Told(f"{record.step} needs an approval: {asked}{quorum}", lines, "wait", "critical")
         case r.ApprovalAnswered(answer="timed_out"):
             end = "it goes on without one" if record.granted else "nothing more is done"
@@ -305,6 +306,8 @@ def _order(record: r.GateChanged | r.PauseSet | r.PauseEnded | r.HaltChanged | r
             return Told(title, _because(record.reason), "bad" if record.halted else "good", "critical" if record.halted else "warning")
         case r.CommandTaken():
             asked = f"{record.verb} {record.target or 'everything'}"
+            if record.effect == "noted":  # done beside the engine: the reason says what came of it
+                return Told(f"{asked}, asked by {record.actor}", _because(record.reason))
             return Told(f"{record.effect}, asked by {record.actor}", (asked, *_because(record.reason)))
         case _:
             assert_never(record)
@@ -367,6 +370,13 @@ def price(value: Decimal | float) -> str:
 def when(at: int) -> str | None:
     """A time as ISO text; None for never and for no deadline."""
     return None if at in (NEVER, FOREVER) or at <= 0 else iso(at)
+
+
+def _named(name: str, value: object) -> str:
+    """One of the things that people are shown beside a plan: `route: cctp`, `fee: 6 USD`."""
+    if name.endswith("_usd") and isinstance(value, float | int):
+        return f"{name.removesuffix('_usd')}: {show(float(value), 'USD')}"
+    return f"{name.replace('_', ' ')}: {value}"
 
 
 def _because(reason: str) -> tuple[str, ...]:

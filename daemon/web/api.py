@@ -72,6 +72,7 @@ from daemon.web.wire import (
     Since,
     Until,
     Whoami,
+    answering,
     failing,
     said,
 )
@@ -116,10 +117,10 @@ def make_api(
     router = APIRouter()
     reads, watch = Reads(desk, streams), Watch(desk, guard, build, wall)
 
-    def get(path: str, endpoint: Callable[..., Awaitable[Response]], model: object, summary: str) -> None:
+    def get(path: str, endpoint: Callable[..., Awaitable[Response]], model: type, summary: str) -> None:
         router.add_api_route(
-            path, endpoint, methods=["GET"], response_model=model, summary=summary, tags=["read"],
-            operation_id=endpoint.__name__, route_class_override=guarded(guard.reader), responses=READ_FAILURES,
+            path, endpoint, methods=["GET"], response_model=None, summary=summary, tags=["read"],
+            operation_id=endpoint.__name__, route_class_override=guarded(guard.reader), responses={200: answering(model), **READ_FAILURES},
         )  # fmt: skip
 
     get(f"{V1}/status", reads.status, Now, "Everything that a person on call asks first")
@@ -146,7 +147,8 @@ def make_api(
         status: failing(said_of["description"], GateFailure) for status, said_of in READ_FAILURES.items()
     }
     router.add_api_route(
-        f"{V1}/gate", reads.gate, methods=["GET"], response_model=GateAnswer, responses=closed, tags=["read"], operation_id="gate",
+        f"{V1}/gate", reads.gate, methods=["GET"], response_model=None, responses={200: answering(GateAnswer), **closed}, tags=["read"],
+        operation_id="gate",
         summary="May strategies open in this market? Whatever is not `open: true` is no.", route_class_override=guarded(guard.reader),
     )  # fmt: skip
     router.add_api_route(
@@ -163,9 +165,9 @@ def make_api(
         ("/healthz", watch.healthz, Health, "Does the process live and its loop turn?"),
         ("/readyz", watch.readyz, Readiness, "Does it see, and can it act? 503 says what is lacking"),
     ):
-        unwell: dict[int | str, dict[str, Any]] = {503: {"model": model, "description": "It is not."}}
+        told: dict[int | str, dict[str, Any]] = {200: answering(model, "It is."), 503: answering(model, "It is not.")}
         router.add_api_route(
-            path, endpoint, methods=["GET"], response_model=model, responses=unwell, summary=summary, tags=["watch"],
+            path, endpoint, methods=["GET"], response_model=None, responses=told, summary=summary, tags=["watch"],
             operation_id=endpoint.__name__,
         )  # fmt: skip
     router.add_api_route(
@@ -326,7 +328,8 @@ class Watch:
     async def readyz(self, request: Request) -> Response:
         """200 ready, 503 not; what is lacking is told to whoever may read."""
         try:
-            found = readiness(await self._desk.now(), wall_s=self._wall())
+            self._guard.tokens.tokens()  # read again when it changed
+            found = readiness(await self._desk.now(), wall_s=self._wall(), tokens=self._guard.tokens.problem)
         except Unavailable as error:
             found = Readiness(ready=False, lacking=(str(error),))
         if not found.ready and self._guard.who(request) is None:

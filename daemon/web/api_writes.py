@@ -27,6 +27,7 @@ from daemon.web.wire import (
     PauseBody,
     RunId,
     TargetBody,
+    answering,
     failing,
     said,
 )
@@ -57,8 +58,9 @@ def add_writes(router: APIRouter, asking: Asking, guard: Doorkeeper, guarded: Gu
 
     def post(path: str, endpoint: Callable[..., Awaitable[Response]], verb: str, summary: str, name: str = "") -> None:
         router.add_api_route(
-            f"{V1}/{path}", endpoint, methods=["POST"], response_model=Effect, summary=summary, tags=["ask"],
-            operation_id=name or endpoint.__name__, route_class_override=guarded(guard.acting(verb)), responses=WRITE_FAILURES,
+            f"{V1}/{path}", endpoint, methods=["POST"], response_model=None, summary=summary, tags=["ask"],
+            operation_id=name or endpoint.__name__, route_class_override=guarded(guard.acting(verb)),
+            responses={200: answering(Effect), **WRITE_FAILURES},
             openapi_extra={"security": [{"token": []}]},
         )  # fmt: skip
 

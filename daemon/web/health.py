@@ -18,8 +18,11 @@ def health(now: Now, *, wall_s: float) -> Health:
     return Health(alive=True, age_s=age_s, why="")
 
 
-def readiness(now: Now, *, wall_s: float) -> Readiness:
-    """Ready when it is alive, is not blind, every feed has been heard of, and the journal takes what is decided."""
+def readiness(now: Now, *, wall_s: float, tokens: str = "") -> Readiness:
+    """Ready when it is alive, is not blind, every feed has been heard of, and the journal takes what is decided.
+
+    `tokens`: what is wrong with the file of tokens; the daemon acts all the same.
+    """
     living = health(now, wall_s=wall_s)
     lacking = [] if living.alive else [living.why]
     if now.line == "BLIND":
@@ -28,4 +31,5 @@ def readiness(now: Now, *, wall_s: float) -> Readiness:
     if now.stats.get("journal_writable", 1.0) < 1.0:
         lacking.append("the journal cannot be written")
     degraded = [f"feed {feed.source}: {feed.state}; {feed.reason}" for feed in now.feeds if feed.state not in ("ok", "waiting")]
+    degraded += [f"nobody but the operator is admitted: {tokens}"] if tokens else []
     return Readiness(ready=not lacking, lacking=tuple(lacking[:LISTED_MAX]), degraded=tuple(degraded[:LISTED_MAX]))

@@ -28,11 +28,26 @@ MARKET_SIGNALS = ("oracle_price", "mid_price", "funding_rate", "next_funding_in"
 RUN_STATUSES = ("running", "done", "skipped", "blocked", "failed", "aborted", "unknown", "shadow")
 # The courses that are looked at first; the others are folded away.
 MARKET_COURSES = (
-    "mid_price", "oracle_price", "last_price", "oracle_divergence", "funding_rate", "predicted_funding_rate", "depth", "spread", "open_interest",
-)  # fmt: skip
+    "mid_price",
+    "oracle_price",
+    "last_price",
+    "oracle_divergence",
+    "funding_rate",
+    "predicted_funding_rate",
+    "depth",
+    "spread",
+    "open_interest",
+)
 ACCOUNT_COURSES = (
-    "margin_ratio_worst", "margin_ratio", "survivable_move", "margin_ratio_at_mid", "equity", "free_collateral", "net_delta", "leverage",
-)  # fmt: skip
+    "margin_ratio_worst",
+    "margin_ratio",
+    "survivable_move",
+    "margin_ratio_at_mid",
+    "equity",
+    "free_collateral",
+    "net_delta",
+    "leverage",
+)
 OWN_NAMES = frozenset({"id", "kind", "market", "symbol", "base"})  # what a market is called says nothing beside its heading
 DELIVERY_STATUSES = ("waiting", "delivered", "dead", "grouped")
 # A stored report carries its own style and script; it may use them, and nothing else: no cookie, no form, no address but its own.

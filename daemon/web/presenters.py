@@ -153,6 +153,11 @@ def said(text: str) -> str:
     return _MILLISECONDS.sub(r"\1", _PRICE.sub(" USD", text))
 
 
+def breakable(name: str) -> Markup:
+    """A name that may be broken behind an underscore, where a phone has no room for it."""
+    return Markup("_<wbr>").join(name.split("_"))
+
+
 def span(seconds: float | None) -> str:
     """The two largest units of a duration: `1h 52m`, `47s`; None is `unknown`."""
     if seconds is None or math.isnan(seconds):

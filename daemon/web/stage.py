@@ -147,6 +147,7 @@ def templates() -> Environment:
         "quantity": presenters.quantity,
         "span": presenters.span,
         "said": presenters.said,
+        "breakable": presenters.breakable,
         "path": presenters.path,
         "pretty": presenters.pretty,
     }

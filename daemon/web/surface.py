@@ -28,7 +28,7 @@ from daemon.web.pages import make_pages
 from daemon.web.refusals import HEADERS, Refused, as_json
 from daemon.web.streams import Streams
 from daemon.web.threshold import Threshold
-from daemon.web.wire import failures_described
+from daemon.web.wire import schemas
 
 API = "/api/"
 TITLE = "reefd"
@@ -68,7 +68,7 @@ def make_surface(
         scheme = {"type": "http", "scheme": "bearer", "description": "A token, made by `reefd token new NAME --role approve`."}
         components = document.setdefault("components", {})
         components.setdefault("securitySchemes", {})["token"] = scheme
-        components.setdefault("schemas", {}).update(failures_described())
+        components.setdefault("schemas", {}).update(schemas())
         return document
 
     app = FastAPI(

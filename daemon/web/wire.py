@@ -14,15 +14,23 @@ from starlette.responses import Response
 
 from daemon.service.views import (
     DeliveryView,
+    Effect,
     EndpointView,
     EntityView,
+    Entries,
     EpisodeView,
+    GateAnswer,
     GateView,
     InstanceView,
     NeedView,
+    Now,
+    RunbookDetail,
     RunbookView,
+    RunDetail,
     RunView,
     Series,
+    StressView,
+    WhyView,
 )
 from daemon.units import iso, parse_iso
 from daemon.world.entities import Kind
@@ -174,18 +182,6 @@ class GateFailure:
     error: ErrorView
 
 
-def failing(text: str, kind: type = Failure) -> dict[str, Any]:
-    """How a refusal is documented: by a reference, so that not every path makes a model of its own."""
-    return {"description": text, "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{kind.__name__}"}}}}
-
-
-def failures_described() -> dict[str, Any]:
-    """The schemas that `failing` refers to."""
-    kinds = [(kind.__name__, "serialization", TypeAdapter(kind)) for kind in (Failure, GateFailure)]
-    _, document = TypeAdapter.json_schemas(kinds, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
-    return dict(document["$defs"])
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entities:
     """Entities of one kind."""
@@ -302,3 +298,29 @@ def json_of(view: object) -> bytes:
 def said(view: object, status: int = 200) -> Response:
     """A view as an answer."""
     return Response(json_of(view), status_code=status, media_type="application/json")
+
+
+# --- the document ------------------------------------------------------------------------------------------------------
+
+SHOWN: tuple[type, ...] = (
+    Now, Whoami, Entities, EntityView, Histories, Runbooks, RunbookDetail, Instances, WhyView, Episodes, Runs, RunDetail, Entries,
+    Approvals, Gates, StressView, Endpoints, Deliveries, GateAnswer, Health, Readiness, Effect, Failure, GateFailure,
+)  # fmt: skip
+
+
+def answering(kind: type, text: str = "As asked.") -> dict[str, Any]:
+    """How an answer is documented: by a reference, so that not every path of every start makes a model of its own."""
+    assert kind in SHOWN, f"{kind.__name__} is not among what is described"
+    return {"description": text, "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{kind.__name__}"}}}}
+
+
+def failing(text: str, kind: type = Failure) -> dict[str, Any]:
+    """How a refusal is documented."""
+    return answering(kind, text)
+
+
+def schemas() -> dict[str, Any]:
+    """The schemas that `answering` refers to."""
+    kinds: list[Any] = [(kind.__name__, "serialization", TypeAdapter(kind)) for kind in SHOWN]
+    _, document = TypeAdapter.json_schemas(kinds, ref_template="#/components/schemas/{model}")
+    return dict(document["$defs"])

@@ -3,7 +3,7 @@
 (function () {
   'use strict';
   var body = document.body, source = body.dataset.live, pulse = body.dataset.refresh === '/pulse';
-  var STALE_MS = 12000, PROBE_MS = 6000, GATHER_MS = 300, CALM_MS = location.pathname === '/' ? 1500 : 4000, MOVED_MS = 700, AGAIN_MAX_MS = 30000;
+  var STALE_MS = 12000, PROBE_MS = 6000, GATHER_MS = 300, CALM_MS = location.pathname === '/' ? 1500 : 4000, MOVED_MS = 700, MOVED_PX = 20, AGAIN_MAX_MS = 30000;
   var stale = document.getElementById('stale'), news = document.getElementById('news');
 
   // --- the clock: the daemon's, which may run faster than ours ---
@@ -91,8 +91,22 @@
     }
     while (at) { found = at.nextSibling; a.removeChild(at); at = found; }
   }
+  // Where every card of what waits stands, by its name: a press is only for the card it was meant for.
+  function places() {
+    var found = {}, needs = document.getElementById('needs');
+    if (needs) needs.querySelectorAll('article').forEach(function (card) {
+      var form = card.querySelector('form');
+      found[key(card)] = Math.round((form || card).getBoundingClientRect().top);
+    });
+    return found;
+  }
+  function moved(before, after) {
+    var names = Object.keys(after);
+    return names.length !== Object.keys(before).length
+      || names.some(function (name) { return !(name in before) || Math.abs(before[name] - after[name]) > MOVED_PX; });
+  }
   function swap(page) {
-    var needs = document.getElementById('needs'), top = needs ? needs.getBoundingClientRect().top : 0;
+    var before = places();
     // A pulse has no content of its own: ours stays.
     if (pulse) page.getElementById('main').replaceWith(page.importNode(document.getElementById('main'), true));
     ['live', 'thumb', 'state'].forEach(function (id) {
@@ -102,11 +116,8 @@
     document.title = pulse ? page.title.split(' · ')[0] + ' · ' + document.title.split(' · ').slice(1).join(' · ') : page.title;
     if (page.body.dataset.at) set(page.body);
     tick();
-    if (needs && (needs.getBoundingClientRect().top !== top || cards(needs) !== seenCards)) movedAt = performance.now();
-    seenCards = needs ? cards(needs) : '';
+    if (moved(before, places())) movedAt = performance.now();
   }
-  function cards(needs) { return Array.prototype.map.call(needs.querySelectorAll('article'), key).join(' '); }
-  var seenCards = document.getElementById('needs') ? cards(document.getElementById('needs')) : '';
 
   // --- the page anew: at most one request at a time, and one more when something happened meanwhile ---
   var asking = false, again = false, timer = 0, due = 0;
