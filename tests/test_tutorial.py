@@ -115,13 +115,8 @@ class Terminal:
 
     def logs(self) -> str:
         """The ends of the logs that the page writes."""
-<<<<<<< HEAD
-        found = sorted((self.folder / "my").glob("*.log"))
-        return "\n".join(f"--- {path.name}\n{path.read_text(encoding='utf-8')[-3000:]}" for path in found)
-=======
         logs = sorted((self.folder / "my").glob("*.log"))
         return "\n".join(f"--- {path.name}\n{path.read_text(encoding='utf-8')[-3000:]}" for path in logs)
->>>>>>> main
 
     def close(self) -> None:
         """Ends what was left in the background."""
