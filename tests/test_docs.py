@@ -200,7 +200,7 @@ def commands(body: str) -> Iterator[str]:
     for line in body.replace("\\\n", " ").splitlines():
         words = re.sub(r"^(?:[A-Z_]+=\S+ )*", "", line.strip())
         if words.startswith("reefd "):
-            yield re.split(r"\s+#|\s+[|>;]|\s+&&?|&$", words)[0].strip()
+            yield re.split(r"\s+#|\s+[|>]|\s*;|\s+&&?|&$", words)[0].strip()
 
 
 def test_the_lines_of_a_block_are_taken_apart() -> None:
