@@ -76,6 +76,9 @@ class MemoryOutbox:
     ) -> list[Delivery]:
         return outbox.due(self.connection, now, unordered, spared, limit)
 
+    def lane_head(self, endpoint: str) -> Delivery | None:
+        return outbox.head(self.connection, endpoint)
+
     def endpoint_records(self) -> dict[str, EndpointRecord]:
         return outbox.endpoints(self.connection)
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
 
+from engine_world import Entry, World, runbook
+
 from daemon.engine.actions import Action, Notify, Outcome, ShrinkPosition
 from daemon.engine.engine import Transition
 from daemon.journal.entry import OBSERVED
@@ -15,7 +17,6 @@ from daemon.service.chronicle import Chronicle
 from daemon.service.loop import event_entry, record_entry
 from daemon.service.views import RunQuery
 from daemon.units import FOREVER
-from tests.engine_world import Entry, World, runbook
 
 ALL = RunQuery(limit=1_000_000)
 

@@ -161,6 +161,11 @@ async def test_commands_are_answered_with_what_was_journaled_and_count_once(daem
         assert resumed.done
         assert not daemon.flag.there()
         assert not daemon.world.engine.cold.halted
+        await desk.command(replace(command("halt", reason="again"), command_id="halt-2"))
+        late = await desk.command(command("resume"))
+        assert "counts once" in late.effect
+        assert daemon.flag.there(), "a resume that is sent again must not undo a halt that came after it"
+        assert daemon.world.engine.cold.halted
     finally:
         turning.cancel()
 

@@ -264,6 +264,12 @@ def test_alertmanager_group_has_an_alert_a_notice() -> None:
     assert found["commonLabels"] == {"alertname": "funding-spike", "house": "reefd", "severity": "warning"}
 
 
+def test_alertmanager_group_says_of_each_alert_the_latest() -> None:
+    bodies = [notice(), notice("cleared", said="cleared", at=ORIGIN_NS + NS, seq=2)]
+    found = rendered("alertmanager", group_body(bodies, id_="g", group="runbook=funding-spike", at=ORIGIN_NS + NS, anchor=ANCHOR))
+    assert (found["status"], [alert["status"] for alert in found["alerts"]]) == ("resolved", ["resolved"])
+
+
 def test_fingerprint_is_the_one_that_alertmanager_gives() -> None:
     # What Alertmanager 0.25 put into the webhook of an alert with these labels.
     labels = {

@@ -6,6 +6,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from chronicle_world import PLAIN, journaled
+from engine_world import T0, World
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -18,8 +20,6 @@ from daemon.journal.store import Journal
 from daemon.service.entries import find
 from daemon.service.views import EntryQuery
 from daemon.units import NS, iso
-from tests.chronicle_world import PLAIN, journaled
-from tests.engine_world import T0, World
 
 TYPES = ("FeedFailed", "RunStarted", "StepStarted", "NoticeSent")
 

@@ -83,6 +83,24 @@ def test_endpoint_that_is_down_is_spared_and_probed_by_one_message_at_a_time() -
     run_virtual(main())
 
 
+def test_endpoint_that_is_back_is_noticed_within_minutes_however_long_its_head_was_to_wait() -> None:
+    async def main() -> None:
+        receivers = Receivers(DESK, answers=lambda _name, _id, at: DOWN if at < 4 * 3_600 else TAKEN)
+        scene = Scene(receivers, idle_s=2)
+        first, second = scene.put(to=("desk",)), scene.put(to=("desk",), entity="dydx:ETH-USD")
+        await scene.until(4 * 3_600)
+        assert {id_ for *_, id_, _ in receivers.sent} == {first}
+        # Probed each ten minutes at most often, and none of the message's own tries is used up by that.
+        assert len(receivers.sent) < 4 * 6 + 15
+        assert scene.outbox.messages_of(first)[0].attempts <= 5
+        await scene.until(4 * 3_600 + 11 * 60)
+        assert set(scene.fates("desk").values()) == {"delivered"}
+        assert receivers.ids("desk")[-2:] == [first, second]
+        await scene.kill()
+
+    run_virtual(main())
+
+
 def test_breaker_outlives_a_restart() -> None:
     async def main() -> None:
         receivers = Receivers(replace(DESK, ordered=False), answers=lambda *_: DOWN)

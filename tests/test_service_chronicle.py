@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from chronicle_world import ALL, APPROVED, PLAIN, answering, everything, filled, follow, journaled, write
+from engine_world import Entry, World, runbook
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -19,8 +21,6 @@ from daemon.service.annals import Annals, run_of, subject_of
 from daemon.service.chronicle import TAKEN, Chronicle
 from daemon.service.views import RunQuery
 from daemon.units import NS
-from tests.chronicle_world import ALL, APPROVED, PLAIN, answering, everything, filled, follow, journaled, write
-from tests.engine_world import Entry, World, runbook
 
 SLOW = runbook(
     name="slow", steps="- id: stop\n  halt: {scope: market}\n- id: hold\n  wait: {that: 'size > 1000 base', within: 30d}"

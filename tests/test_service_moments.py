@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from chronicle_world import APPROVED, PLAIN, answering, filled, follow, journaled
+from engine_world import ACCOUNT, MARKET, POSITION, T0, World, runbook
 
 from daemon.engine import records as r
 from daemon.engine.actions import CallWebhook, CancelOrders, Halt, MoveBuffer, Notify, Outcome, Resume, ShrinkPosition
@@ -18,8 +20,6 @@ from daemon.service.views import Moment, RunDetail
 from daemon.service.words import act_text, told
 from daemon.units import FOREVER, NS
 from daemon.world.entities import Kind
-from tests.chronicle_world import APPROVED, PLAIN, answering, filled, follow, journaled
-from tests.engine_world import ACCOUNT, MARKET, POSITION, T0, World, runbook
 
 RUN = "spike/dydx:ETH-USD/1700000000000000000/1"
 ORDER = ShrinkPosition(

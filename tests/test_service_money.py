@@ -227,6 +227,7 @@ def test_a_leg_that_is_gone_is_a_broken_hedge() -> None:
     made.readings[Kind.POSITION, ETH, "size"] = 0.0
     made.until(15)
     assert hedges.look(made.engine, made.now) == ()  # flat: nothing is hedged and nothing has to be
+    assert hedges.look(made.engine, made.now + 3_600 * NS) == ()  # also once nobody reads the closed position any more
 
 
 def test_a_naked_position_is_no_broken_hedge_and_a_foreign_change_is_told() -> None:

@@ -227,7 +227,11 @@ def test_funding_is_estimated_by_the_rate_that_is_expected() -> None:
     # 10 x 3,000 x 0.01 %/h for one hour, at the next full hour.
     assert (first.at, first.text) == ("2023-11-14T23:00:00.000Z", "funding of dydx: about 3 USD to pay on 1 position")
     assert (parse_iso(first.at) - T0) % NS == 0
-    world.until(10, size=-10.0)
+    closed = {(Kind.POSITION, "dydx:OLD-USD", "size"): 0.0}
+    world.readings |= closed  # it was read once, and nobody reads it any more
+    world.until(8)
+    del world.readings[Kind.POSITION, "dydx:OLD-USD", "size"]
+    world.until(200, size=-10.0)
     assert upcoming(world.engine, rounds(world), world.now)[0].text == "funding of dydx: about 3 USD to receive on 1 position"
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 
+from engine_world import World, runbook
+
 from daemon.engine.codec import plain
 from daemon.engine.records import RunStarted
 from daemon.service.views import WhyNode
 from daemon.service.whynode import node_of
-from tests.engine_world import World, runbook
 
 
 def compares(node: WhyNode) -> list[WhyNode]:

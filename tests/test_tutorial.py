@@ -85,11 +85,18 @@ class Terminal:
         return {**variables, **self.exported, "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}", "COLUMNS": "160", "NO_COLOR": "1"}
 
     def type(self, command: str) -> str:
-        """What a command prints. `export` counts for all that follow; what is left in the background goes on until the end."""
+        """What a command prints. `export` and `unset` count for all that follow; what is left in the background goes on until the end."""
         command = self.ported(command)
+        if command.startswith("unset "):
+            del self.exported[command.removeprefix("unset ")]
+            return ""
         if command.startswith("export "):
             name, _, value = command.removeprefix("export ").partition("=")
-            self.exported[name] = value
+            shown = subprocess.run(
+                ["bash", "-c", f'printf %s "{value}"'], cwd=self.folder, env=self.environment(), text=True, timeout=TAKES_S, check=True,
+                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            self.exported[name] = shown.stdout
             return ""
         shell = subprocess.Popen(
             ["bash", "-c", command], cwd=self.folder, env=self.environment(), text=True, start_new_session=True,
@@ -108,7 +115,8 @@ class Terminal:
 
     def logs(self) -> str:
         """The ends of the logs that the page writes."""
-        return "\n".join(f"--- {path.name}\n{path.read_text(encoding='utf-8')[-3000:]}" for path in sorted((self.folder / "my").glob("*.log")))
+        logs = sorted((self.folder / "my").glob("*.log"))
+        return "\n".join(f"--- {path.name}\n{path.read_text(encoding='utf-8')[-3000:]}" for path in logs)
 
     def close(self) -> None:
         """Ends what was left in the background."""

@@ -23,7 +23,7 @@ from daemon.journal.reader import Letter, Reader
 from daemon.service.alerts import Alerts
 from daemon.service.chronicle import Chronicle
 from daemon.service.clock import Clock
-from daemon.service.commands import Answer, Commands, did_something
+from daemon.service.commands import ALREADY, Answer, Commands, did_something
 from daemon.service.entries import find
 from daemon.service.gate import gate
 from daemon.service.halting import HaltFlag
@@ -320,9 +320,11 @@ class LiveDesk:
 
     async def command(self, command: Command) -> Effect:
         """Journal a command and tell what came of it. A halt of everything sets the flag first, a resume takes it away."""
-        everything = command.target == "" and command.verb in ("halt", "resume")
         flagged = ""
-        if everything:
+        if command.target == "" and command.verb in ("halt", "resume"):
+            # The same resume again must not undo a halt that came after it; the same halt again harms nobody.
+            if command.verb == "resume" and await self._ask(lambda: self._behind.commands.taken(command.command_id)):
+                return Effect(done=True, effect=ALREADY, seq=0, at=iso(self._behind.clock.now()))
             flagged = await self._flag(command)
         event = OperatorCommand(
             at=0,

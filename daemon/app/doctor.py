@@ -12,6 +12,7 @@ import asyncio
 import json
 import os
 import shutil
+import ssl
 import stat
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -26,17 +27,19 @@ from daemon import __version__
 from daemon.app.connections import Edges, connect, read_clock
 from daemon.app.reading import load_set, read_house_limits
 from daemon.app.status import alive, read_page, status_path
+from daemon.app.telling import open_sender
 from daemon.edges.broker import Ack, Broker, Outgoing, Subscription, joined
 from daemon.edges.dydx.feed import DydxFeed
 from daemon.edges.mqtt import MqttWire
 from daemon.edges.protocol import Feed
-from daemon.edges.webhook import Delivered, WebhookSender, render
+from daemon.edges.webhook import WebhookSender, render
 from daemon.engine.engine import Engine
 from daemon.engine.events import Event, Gap, Observed, RunbooksLoaded
 from daemon.engine.limits import HouseLimits
 from daemon.errors import EdgeError, SettingsError, UserError
 from daemon.journal.store import Journal
 from daemon.runbook.load import load_documents
+from daemon.service.alerts import send_test
 from daemon.service.clock import Clock
 from daemon.service.halting import HaltFlag
 from daemon.service.inbox import Inbox
@@ -140,7 +143,7 @@ def _files(settings: Settings) -> Iterator[Finding]:
 
 def _secret_files(settings: Settings) -> Iterator[tuple[str, Path]]:
     for name, webhook in settings.webhooks.items():
-        for reference in (webhook.secret, webhook.previous_secret):
+        for reference in (webhook.secret, webhook.previous_secret, webhook.token, webhook.routing_key, webhook.url):
             if reference is not None and reference.startswith("file:"):
                 yield f"webhooks.{name}", Path(reference.removeprefix("file:"))
 
@@ -205,7 +208,7 @@ async def _collected(settings: Settings, *, send: bool) -> list[Finding]:
 async def _network(settings: Settings, *, send: bool) -> AsyncIterator[Finding]:
     try:
         clock = await read_clock(settings)
-        sender = WebhookSender(settings.endpoints())
+        sender = open_sender(settings)
         broker = settings.mqtt_broker()
     except UserError as error:
         yield Finding(check="venue", verdict="failed", text=str(error))
@@ -224,7 +227,7 @@ async def _network(settings: Settings, *, send: bool) -> AsyncIterator[Finding]:
         for finding in silent_day(settings, inbox, clock):
             yield finding
         for name in sender.endpoints:
-            yield await _endpoint(sender, name, send=send)
+            yield await _endpoint(sender, name, house=settings.house, send=send)
         if broker is not None:
             yield await _broker(settings, broker, send=send)
         if not sender.endpoints and broker is None:
@@ -324,20 +327,20 @@ def _survives(account: str, seconds: float | None, move: float) -> Finding:
     return Finding(check="silent day", verdict="ok", text=text)
 
 
-async def _endpoint(sender: WebhookSender, name: str, *, send: bool) -> Finding:
+async def _endpoint(sender: WebhookSender, name: str, *, house: str, send: bool) -> Finding:
     endpoint = sender.endpoints[name]
     if send:
-        at = time.time_ns()
-        content = {"text": f"reefd doctor: a test message for {name}; nothing has happened", "severity": "info", "event": "test"}
-        answer = await sender.send(name, f"doctor.{at}", render("notice.test", content, at=at, seq=0), signed_at=wall())
-        if isinstance(answer, Delivered):
-            return Finding(check="alerts", verdict="ok", text=f"{name} took a test message: HTTP {answer.status}")
-        return Finding(check="alerts", verdict="failed", text=f"{name} did not take a test message: {answer.reason}")
+        tested = await send_test(sender, name, house=house, at=time.time_ns(), signed_at=wall())
+        verdict: Verdict = "ok" if tested.delivered else "failed"
+        return Finding(check="alerts", verdict=verdict, text=f"{name}, a test message: {tested.answer}")
+    if endpoint.format == "apprise":  # its address holds keys where others have a host
+        return Finding(check="alerts", verdict="ok", text=f"{name}: only apprise knows where it goes; --send sends a test message")
     parts = urlsplit(endpoint.url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
+    secure = ssl.create_default_context(cafile=endpoint.ca_file or None) if parts.scheme == "https" else None
     try:
         async with asyncio.timeout(CONNECT_S):
-            _, writer = await asyncio.open_connection(parts.hostname, port, ssl=True if parts.scheme == "https" else None)
+            _, writer = await asyncio.open_connection(parts.hostname, port, ssl=secure)
             writer.close()
     except (OSError, TimeoutError) as error:
         why = f"no answer within {CONNECT_S:g} s" if isinstance(error, TimeoutError) else str(error).lower()

@@ -155,6 +155,8 @@ def troubles(page: Mapping[str, Any]) -> list[str]:
         found.append(f"the MQTT broker {broker['broker']} is away for {broker['since_s']:.0f} s: {broker['reason']}; notices wait for it")
     elif broker and broker["reason"]:
         found.append(f"MQTT: {broker['reason']}")
+    if (page.get("http") or {}).get("problem"):
+        found.append(f"the page and the API are not served: {page['http']['problem']}")
     for name in page.get("disabled_endpoints", []):
         found.append(f"endpoint {name} said 410 Gone and gets nothing more; `reefd webhook enable {name}` sends there again")
     return found

@@ -51,8 +51,10 @@ from daemon.web.surface import close_streams, make_surface
 from daemon.web.tokens import TokenFile, write_operator_token
 from daemon.world.entities import Topology
 
-BIND_AGAIN_S = 10.0  # a port that is taken is asked for again: the nets are up without a page
+AGAIN_S = 10.0  # a port that is taken is asked for again: the nets are up without a page
+LOOK_S = 5.0  # between two looks whether the server still serves
 STOP_S = 3.0
+OUTBOX_EVERY_S = 1.0
 REPORTS_MAX = 200
 RECENT = 20  # runs and writes of the snapshot
 UNDELIVERED_MAX = 20
@@ -94,6 +96,10 @@ class Surface:
         self._now: Now | None = None
         self._published_ns = 0
         self._cost_ns = 0
+        self._faults: set[str] = set()
+        self._outbox: Mapping[str, float] = {}
+        self._undelivered: tuple[Undelivered, ...] = ()
+        self._watching: asyncio.Task[None] | None = None
         self._served: Served | None = None
         self._serving: asyncio.Task[None] | None = None
         self._loading: asyncio.Task[None] | None = None
@@ -134,6 +140,7 @@ class Surface:
         )
         under_way = tuple(house.engine.cold.runs)
         self._loading = asyncio.create_task(self._load(under_way, at, seq), name="chronicle")
+        self._watching = asyncio.create_task(self._watch_outbox(), name="outbox watch")
         spec = house.settings.listens()
         if spec is not None:
             self._serving = asyncio.create_task(self._serve(spec, self._desk), name="http")
@@ -143,7 +150,7 @@ class Surface:
         """Stop serving and reading."""
         self._chronicle.stop()
         self._tracks.stop()
-        for task in (self._serving, self._loading):
+        for task in (self._serving, self._loading, self._watching):
             if task is not None:
                 task.cancel()
                 with suppress(asyncio.CancelledError):
@@ -163,22 +170,37 @@ class Surface:
 
     def follow(self, event: Event, transition: Transition, seq: int) -> None:
         """Take note of what was committed."""
-        self._chronicle.follow(event, transition, seq)
-        self._tally.follow(transition.records)
-        self._tracks.follow(event)
         self._commands.follow(transition.records, seq)
+        try:
+            self._chronicle.follow(event, transition, seq)
+            self._tally.follow(transition.records)
+            self._tracks.follow(event)
+        except Exception as error:
+            self._fault("follow", error)
 
     def publish(self, page: Mapping[str, Any], turns: Turns) -> None:
         """A new snapshot, unless the last one is too young for what it cost."""
         began = time.monotonic_ns()
         if began - self._published_ns < SHARE * self._cost_ns:
             return
-        self._sampler.turn(self._house.clock.now())
-        self._now = self._build(page, turns)
+        try:
+            self._sampler.turn(self._house.clock.now())
+            self._now = self._build(page, turns)
+            self._chronicle.happenings.announce(
+                Happening(seq=self._now.seq, at=self._now.at, kind="snapshot", summary=f"{self._now.line}: {self._now.why}")
+            )
+        except Exception as error:
+            self._fault("publish", error)
         self._published_ns = time.monotonic_ns()
         self._cost_ns = self._published_ns - began
-        said = f"{self._now.line}: {self._now.why}"
-        self._chronicle.happenings.announce(Happening(seq=self._now.seq, at=self._now.at, kind="snapshot", summary=said))
+
+    def _fault(self, where: str, error: Exception) -> None:
+        """A fault of what is shown never stops the nets: it is told once a kind, and the snapshot that ages says BLIND by itself."""
+        kind = f"{where} {type(error).__name__}"
+        if kind not in self._faults:
+            self._faults.add(kind)
+            log().error("surface.fault", where=where, reason=repr(error), consequence="the nets go on, the page is old", exc_info=error)
+        self.problem = f"the page cannot be made: {error!r}"
 
     @property
     def line(self) -> str:
@@ -187,8 +209,6 @@ class Surface:
 
     def _build(self, page: Mapping[str, Any], turns: Turns) -> Now:
         house = self._house
-        letters = house.alerts.dead_letters()[-UNDELIVERED_MAX:]
-        dead = [Undelivered(id=each.id, endpoint=each.endpoint, reason=each.error, at=each.created_at) for each in letters]
         shell = Shell(
             at=house.clock.now(),
             published=datetime.now(UTC).isoformat(),
@@ -202,7 +222,7 @@ class Surface:
             feeds=tuple(FeedView(**{each.name: feed[each.name] for each in fields(FeedView)}) for feed in page["feeds"]),
             blind=page["blind_venues"],
             refused_reload=page["reload_error"],
-            undelivered=dead,
+            undelivered=self._undelivered,
             restored="this journal is a restored backup: compare it with the venue, then resume" if house.journal.restored else "",
             problems=tuple(troubles({key: value for key, value in page.items() if key in OWN_TROUBLES})),
             timers=house.timers(),
@@ -227,18 +247,29 @@ class Surface:
             **turns.decisions.stats("decision_seconds"),
             **turns.commits.stats("commit_seconds"),
             **self._tally.stats(),
-            **self._outbox(),
+            **self._outbox,
         }
 
-    def _outbox(self) -> Mapping[str, float]:
-        """How many messages wait, went and died; counted from the reports of the endpoints."""
+    async def _watch_outbox(self) -> None:
+        """Look at the outbox every second, off the loop's thread."""
+        while True:
+            try:
+                self._outbox, self._undelivered = await asyncio.to_thread(self._look_at_outbox)
+            except JournalError as error:
+                log().warning("surface.outbox_unread", reason=str(error))
+            await asyncio.sleep(OUTBOX_EVERY_S)
+
+    def _look_at_outbox(self) -> tuple[Mapping[str, float], tuple[Undelivered, ...]]:
+        """How many messages wait, went and died, and the last that died."""
         reports = self._house.alerts.overview()
-        return {
+        counts = {
             "outbox": float(sum(each.waiting for each in reports)),
             "dead_letters": float(sum(each.dead for each in reports)),
             "deliveries.delivered": float(sum(each.delivered for each in reports)),
             "deliveries.dead": float(sum(each.dead for each in reports)),
         }
+        letters = self._house.alerts.dead_letters()[-UNDELIVERED_MAX:] if counts["dead_letters"] else []
+        return counts, tuple(Undelivered(id=each.id, endpoint=each.endpoint, reason=each.error, at=each.created_at) for each in letters)
 
     def reports(self) -> tuple[str, ...]:
         """Names of the pages in the folder of reports, the latest first."""
@@ -265,19 +296,25 @@ class Surface:
             log().error("chronicle.incomplete", reason=str(error), consequence="runs of earlier lives are found one by one only")
 
     async def _serve(self, spec: HttpSettings, desk: LiveDesk) -> None:
-        """Listen, and go on trying while the port is taken: the nets are up all the same."""
+        """Serve, and serve again when the port was taken, the token could not be written, or the server ended: the nets are up all the
+        same, and the status says what is wrong."""
         while True:
             try:
-                listener = bind(spec.host, spec.port)
-                break
+                await self._serve_once(spec, desk)
             except UserError as error:
                 if str(error) != self.problem:
                     self.problem = str(error)
-                    log().error("web.unavailable", reason=self.problem, consequence="the daemon acts, nobody sees it", again_s=BIND_AGAIN_S)
-            await asyncio.sleep(BIND_AGAIN_S)
-        self.problem = ""
-        at = datetime.now(UTC).isoformat()
-        operator = await asyncio.to_thread(write_operator_token, spec.operator_token, at=at)
+                    log().error("web.unavailable", reason=self.problem, consequence="the daemon acts, nobody sees it", again_s=AGAIN_S)
+            await asyncio.sleep(AGAIN_S)
+
+    async def _serve_once(self, spec: HttpSettings, desk: LiveDesk) -> None:
+        """Serve until the server ends, which it does not do by itself. Raises UserError."""
+        listener = bind(spec.host, spec.port)
+        try:
+            operator = await asyncio.to_thread(write_operator_token, spec.operator_token, at=datetime.now(UTC).isoformat())
+        except UserError:
+            listener.close()
+            raise
         guard = self._guard = Doorkeeper(
             tokens=TokenFile(spec.tokens, fixed=(operator,)),
             open_reading=spec.reading_is_open(),
@@ -285,6 +322,12 @@ class Surface:
             public_url=spec.public_url,
         )
         app = make_surface(desk, guard=guard, build=__version__, flagged=self._house.flag.there)
-        self._served = Served(app, listener, ending=lambda: close_streams(app))
-        self._served.start()
-        log().info("web.listening", url=self._served.url, sign_in_with=str(spec.operator_token))
+        served = self._served = Served(app, listener, ending=lambda: close_streams(app))
+        served.start()
+        self.problem = ""
+        log().info("web.listening", url=served.url, sign_in_with=str(spec.operator_token))
+        while True:
+            await asyncio.sleep(LOOK_S)
+            if not served.alive:
+                break
+        raise UserError(f"the server of the page ended by itself: {served.failure or 'no reason was given'}")

@@ -84,7 +84,9 @@ def alertmanager(message: Message, receiver: Receiver) -> dict[str, Any]:
 
     One alert a notice; an episode keeps its labels, so its `cleared` resolves its `fired` (same fingerprint, `startsAt` the firing).
     """
-    alerts = [_alert(notice, receiver) for notice in message.notices] or [_alert_of_payload(message)]
+    # Of what is said of one alert within a group, the latest counts, as in Alertmanager's own.
+    by_fingerprint = {alert["fingerprint"]: alert for alert in (_alert(notice, receiver) for notice in message.notices)}
+    alerts = list(by_fingerprint.values()) or [_alert_of_payload(message)]
     labels: list[Mapping[str, str]] = [alert["labels"] for alert in alerts]
     annotations: list[Mapping[str, str]] = [alert["annotations"] for alert in alerts]
     common = _common(labels)
@@ -93,7 +95,7 @@ def alertmanager(message: Message, receiver: Receiver) -> dict[str, Any]:
         "version": "4",
         "groupKey": "{}:{" + ", ".join(f'{key}="{value}"' for key, value in grouped.items()) + "}",
         "truncatedAlerts": 0,
-        "status": "resolved" if message.resolved else "firing",
+        "status": "resolved" if all(alert["status"] == "resolved" for alert in alerts) else "firing",
         "receiver": receiver.name,
         "groupLabels": grouped,
         "commonLabels": common,

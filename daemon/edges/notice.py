@@ -36,6 +36,7 @@ _VERBS = {
     "page": "needs you",
     "approval": "asks for approval",
     "step": "says",
+    "review": "is due for review",
     "test": "test message",
 }
 

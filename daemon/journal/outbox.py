@@ -48,6 +48,14 @@ def lane(connection: sqlite3.Connection, endpoint: str, now: int, limit: int) ->
     return [_delivery(row) for row in rows]
 
 
+def head(connection: sqlite3.Connection, endpoint: str) -> Delivery | None:
+    """The message of a lane whose turn it is, due or not; None when nothing waits there."""
+    row = connection.execute(
+        f"SELECT {_FIELDS} FROM outbox WHERE {_ON_LANE} AND endpoint = ? ORDER BY position LIMIT 1", (endpoint,)
+    ).fetchone()
+    return None if row is None else _delivery(row)
+
+
 def next_due(connection: sqlite3.Connection, unordered: frozenset[str]) -> int | None:
     """When the next delivery of a lane is due (ns); None when nothing waits there."""
     marks = ",".join("?" * len(unordered))

@@ -345,6 +345,10 @@ class Journal:
         """What waits for one endpoint and is due, urgent ones first, whatever waits for others."""
         return self._read(lambda connection: outbox.lane(connection, endpoint, now, limit))
 
+    def lane_head(self, endpoint: str) -> Delivery | None:
+        """The message of an endpoint's lane whose turn it is, due or not; None when nothing waits there."""
+        return self._read(lambda connection: outbox.head(connection, endpoint))
+
     def next_delivery_due(self, *, unordered: frozenset[str] = frozenset()) -> int | None:
         """When the next delivery is due (ns); None when nothing waits."""
         return self._read(lambda connection: outbox.next_due(connection, unordered))

@@ -188,7 +188,7 @@ def step_schema() -> Schema:
             mapping(
                 {
                     "when": key("Asks only when this is TRUE or UNKNOWN. Default: always.", EXPRESSION, "notional_change > 20_000 USD"),
-                    "from": key("People or roles who may agree.", texts(least=1), ["desk-lead"]),
+                    "from": key("Who may agree: names of tokens (`reefd token new NAME --role approve`).", texts(least=1), ["desk-lead"]),
                     "quorum": key("How many of them must agree, 1 to 20.", count(1, 20), 1, default=1),
                     "timeout": key("How long it waits for an answer.", DURATION, "2m", default="2m"),
                     "otherwise": key(

@@ -1,7 +1,8 @@
 """A breaker for each endpoint (floor 7): a pure function of what the journal remembers of its failures, so a restart does not close it.
 
-Closed until `OPEN_AFTER` tries in a row failed; then open for a while, then one message is let through as a probe: taken, it closes;
-not taken, it stays open for twice as long. Urgent messages pass an open breaker: they are few, and each is a probe.
+Closed until `OPEN_AFTER` tries in a row failed; then open for a while, then the message whose turn it is is sent as a probe, due or not:
+taken, the breaker closes; not taken, it stays open for twice as long, and the message has lost none of its tries. So an endpoint that is
+back is noticed within `PAUSE_MAX_NS`. Urgent messages pass an open breaker: they are few, and each is a probe.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from daemon.units import MINUTE_NS, NS
 
 BreakerState = Literal["closed", "open", "half-open"]
 
-OPEN_AFTER = 5  # failures in a row
+OPEN_AFTER = 3  # failures in a row
 PAUSE_NS = 30 * NS  # the first time; doubled at each further failure
 PAUSE_MAX_NS = 10 * MINUTE_NS
 

@@ -38,6 +38,10 @@ class Commands:
         self._known = known
         self._asked: dict[str, list[Future[Answer]]] = {}
 
+    def taken(self, command_id: str) -> bool:
+        """True when a command of this id counts already, or is on its way."""
+        return self._known(command_id) or command_id in self._asked
+
     def put(self, command: OperatorCommand) -> Future[Answer]:
         """Queue a command; on the loop's thread only. The answer is given once the command is on disk with what it did."""
         answer: Future[Answer] = Future()

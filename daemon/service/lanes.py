@@ -129,7 +129,7 @@ class Lanes:
     # --- the wire -----------------------------------------------------------------------------------------------------
 
     def start_due(self) -> None:
-        """Put on the wire everything that is due and whose lane is free."""
+        """Put on the wire everything that is due and whose lane is free; and a probe where an endpoint may be back."""
         now = self._clock.now()
         records = self._journal.endpoint_records()
         spared = frozenset(name for name, record in records.items() if self._spared(name, record, now))
@@ -140,10 +140,19 @@ class Lanes:
             probing = not delivery.urgent and state_of(records.get(delivery.endpoint), now) == "half-open"
             if delivery.position in self._sending or (busy and (delivery.endpoint not in self._unordered or probing)):
                 continue
-            self._busy[delivery.endpoint] = busy + 1
-            task = asyncio.create_task(self._deliver(delivery), name=f"delivery {delivery.id}")
-            self._sending[delivery.position] = task
-            task.add_done_callback(partial(self._done, delivery))
+            self._start(delivery)
+        for name, record in records.items():
+            ours = name in self._sender.endpoints and record.disabled_at is None
+            if ours and not self._busy.get(name) and state_of(record, now) == "half-open":
+                head = self._journal.lane_head(name)
+                if head is not None:
+                    self._start(head, probe=True)
+
+    def _start(self, delivery: Delivery, *, probe: bool = False) -> None:
+        self._busy[delivery.endpoint] = self._busy.get(delivery.endpoint, 0) + 1
+        task = asyncio.create_task(self._deliver(delivery, probe=probe), name=f"delivery {delivery.id}")
+        self._sending[delivery.position] = task
+        task.add_done_callback(partial(self._done, delivery))
 
     def _spared(self, name: str, record: EndpointRecord, now: int) -> bool:
         """True when what is not urgent does not go to an endpoint now. What waits for a disabled one becomes a dead letter instead."""
@@ -164,7 +173,7 @@ class Lanes:
         self._busy[delivery.endpoint] -= 1
         self._more.set()
 
-    async def _deliver(self, delivery: Delivery) -> None:
+    async def _deliver(self, delivery: Delivery, *, probe: bool = False) -> None:
         name = delivery.endpoint
         record = self._journal.endpoint_records().get(name)
         if record is not None and record.disabled_at is not None:
@@ -188,7 +197,8 @@ class Lanes:
                 )
                 not_before = 0 if answer.after_ns is None else at + answer.after_ns
                 await asyncio.wrap_future(self._journal.endpoint_failed(name, at, answer.reason, not_before))
-                await self._failed(delivery, at, answer.reason, due)
+                if not probe:  # a probe is a try of the endpoint's, none of the message's
+                    await self._failed(delivery, at, answer.reason, due)
             case Disabled():
                 await asyncio.wrap_future(self._journal.disable_endpoint(name, at, answer.reason))
                 log().error("endpoint.disabled", endpoint=name, reason=answer.reason, enable=f"reefd webhook enable {name}")

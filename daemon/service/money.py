@@ -21,7 +21,7 @@ from daemon.language.kernels import liquidation_distance_of, liquidation_price_o
 from daemon.service.verdict import ago, moment
 from daemon.service.views import AccountView, CashView, HedgeView, Outlook, PositionView
 from daemon.units import NEVER, NS, show
-from daemon.world.entities import Kind
+from daemon.world.entities import PORTFOLIO_ID, Kind
 
 POSITIONS_MAX = 500  # positions of an account that are shown
 IMPACT = 0.0025  # of the side's depth within 50 bps: who takes all of it pays half of those 50 bps on the average
@@ -390,10 +390,8 @@ class Hedges:
 def exposures(turn: Turn) -> dict[str, tuple[float, float]]:
     """Net and gross notional of each asset with an open position, USD; NaN where one of its sizes or prices is unknown."""
     sums: dict[str, list[float]] = {}
-    for position in turn.hot.entities(Kind.POSITION)[:LEGS_MAX]:
-        size = turn.hot.glance(Kind.POSITION, position, "size", turn.at)
-        if size == 0.0 or turn.hot.seen_at(Kind.POSITION, position, "size") == NEVER:
-            continue
+    # Open by their last size, however old: one that was closed is not unknown because nobody reads it any more.
+    for position in turn.hot.members(Kind.PORTFOLIO, PORTFOLIO_ID, "positions")[:LEGS_MAX]:
         own = turn.hot.seen(Kind.POSITION, position)
         asset = own.labels.get("base", position) if own is not None else position
         notional = turn.hot.glance(Kind.POSITION, position, "notional", turn.at)

@@ -23,7 +23,7 @@ from daemon.service.rounds import Glimpse, Rounds, stale
 from daemon.service.verdict import ago, bound_words, distance_words, moment
 from daemon.service.views import NetView, ThresholdView, UpcomingView
 from daemon.units import FOREVER, HOUR_NS, NEVER, NS, iso, show
-from daemon.world.entities import Kind
+from daemon.world.entities import PORTFOLIO_ID, Kind
 
 THRESHOLDS_MAX = 12
 UPCOMING_MAX = 20
@@ -212,13 +212,10 @@ def upcoming(engine: Engine, rounds: Rounds, at: int, timers: Mapping[str, int] 
 def _funding(turn: Turn) -> Iterator[tuple[int, str]]:
     """The next settlement of every venue with open positions, and what it would pay at the rate that is expected now."""
     sums: dict[str, list[float]] = {}
-    for position in turn.hot.entities(Kind.POSITION)[:LEGS_MAX]:
+    for position in turn.hot.members(Kind.PORTFOLIO, PORTFOLIO_ID, "positions")[:LEGS_MAX]:
         own = turn.hot.seen(Kind.POSITION, position)
-        if own is None or turn.hot.true_at(Kind.POSITION, position, "size") == NEVER:
-            continue
+        assert own is not None, "a member was named"
         notional = turn.hot.glance(Kind.POSITION, position, "notional", turn.at)
-        if notional == 0.0:
-            continue
         market = own.links.get("market", "")
         rate = turn.hot.glance(Kind.MARKET, market, "predicted_funding_rate", turn.at)
         rate = rate if rate == rate else turn.hot.glance(Kind.MARKET, market, "funding_rate", turn.at)
