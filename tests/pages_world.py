@@ -51,7 +51,8 @@ class Node:
     @property
     def text(self) -> str:
         """All text below, blanks folded."""
-        return " ".join("".join(kid if isinstance(kid, str) else kid.text + " " for kid in self.kids).split())
+        parts = (kid if isinstance(kid, str) else "" if kid.tag == "wbr" else f"{kid.text} " for kid in self.kids)
+        return " ".join("".join(parts).split())
 
     def get(self, name: str) -> str:
         """An attribute, empty when it is not there."""
