@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, sync_playwright
 
@@ -21,6 +23,7 @@ FLAGS = (
 PHONE, DESKTOP = (360, 780), (1280, 900)
 WAIT_MS = 20_000
 PRESSES = 8
+SHOTS = os.environ.get("REEFD_SHOTS")  # a folder: pages are kept there as pictures, to be looked at
 
 
 @contextmanager
@@ -84,3 +87,16 @@ def press(page: Page, button: Locator) -> None:
             return
         page.locator("#news").evaluate("news => news.replaceChildren()")
     raise AssertionError("the page never stood still")
+
+
+def shoot(page: Page, name: str) -> None:
+    """Keep what is in sight (`-first`) and the whole page as pictures, where somebody wants to look at them."""
+    size = page.viewport_size
+    if not SHOTS or size is None:
+        return
+    folder = Path(SHOTS)
+    folder.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=str(folder / f"{name}-first.png"))
+    page.set_viewport_size({"width": size["width"], "height": page.evaluate("document.documentElement.scrollHeight")})
+    page.screenshot(path=str(folder / f"{name}.png"))
+    page.set_viewport_size(size)

@@ -51,7 +51,8 @@ class Node:
     @property
     def text(self) -> str:
         """All text below, blanks folded."""
-        return " ".join("".join(kid if isinstance(kid, str) else kid.text + " " for kid in self.kids).split())
+        parts = (kid if isinstance(kid, str) else "" if kid.tag == "wbr" else f"{kid.text} " for kid in self.kids)
+        return " ".join("".join(parts).split())
 
     def get(self, name: str) -> str:
         """An attribute, empty when it is not there."""
@@ -114,7 +115,7 @@ def house(folder: Path, desk: FakeDesk, *, open_reading: bool = True) -> House:
     tokens = TokenFile(folder / "tokens.yaml")
     secrets = {}
     for role in ROLES:
-        secrets[role] = tokens.add({"view": "viewer", "approve": "ana", "admin": "boss"}[role], role, at="2026-01-01T00:00:00Z")  # type: ignore[arg-type]
+        secrets[role] = tokens.add({"view": "viewer", "approve": "ana", "admin": "boss"}[role], role, at="2026-01-01T00:00:00Z")
     door = Doorkeeper(tokens=tokens, open_reading=open_reading)
     return House(app=make_surface(desk, guard=door, build="0.5.0", wall=desk.clock), desk=desk, door=door, secrets=secrets)
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, CDPSession, Page, expect
 
 from tests import desk_scenes as scenes
-from tests.browsing import DESKTOP, PHONE, chromium, sign_in, too_wide, window
+from tests.browsing import DESKTOP, PHONE, chromium, shoot, sign_in, too_wide, window
 from tests.desk_fake import FakeDesk
 from tests.pages_world import Running, house, served
 
-LOAD_MS, TRIES = 1_000.0, 20
-SHOTS = os.environ.get("REEFD_SHOTS")  # a folder: every page is also kept as a picture, to be looked at
+LOAD_MS, TRIES, BUSY_A_CORE = 1_000.0, 4, 0.8
 expect.set_options(timeout=20_000)
 
 
@@ -102,21 +102,24 @@ def test_a_plan_is_approved_with_one_thumb_and_the_position_shrinks(browser: Bro
     assert (command.verb, command.actor, command.digest) == ("approve", "ana", scenes.DIGEST)
 
 
-def test_a_plan_that_changed_unseen_is_not_approved_and_one_that_changed_in_sight_is_a_new_card(browser: Browser, night: Running) -> None:
+def test_a_plan_that_changed_unseen_is_not_approved(browser: Browser, night: Running) -> None:
+    desk = night.made.desk
+    with window(browser, script=False) as page:  # a page that sees nothing new
+        sign_in(page, night.url, night.made.secrets["approve"])
+        desk.current = replace(desk.current, needs=(replace(desk.current.needs[0], digest="another"), *desk.current.needs[1:]))
+        page.get_by_role("button", name="Approve: Shrink dydx:ETH-USD").click()
+        expect(page.locator("#told")).to_contain_text("Not done: nothing: the plan is another one by now")
+        assert page.locator(".need.whole input[name=digest]").first.get_attribute("value") == "another"
+    assert desk.current.needs[0].digest == "another", "it still waits"
+
+
+def test_a_plan_that_changes_in_sight_is_a_new_card(browser: Browser, night: Running) -> None:
     desk = night.made.desk
     with window(browser) as page:
         sign_in(page, night.url, night.made.secrets["approve"])
-        need = desk.current.needs[0]
-        # The page is kept from looking again.
-        page.route("**/*", lambda route: route.abort() if "x-fragment" in route.request.headers else route.continue_())
-        desk.current = replace(desk.current, needs=(replace(need, digest="another"), *desk.current.needs[1:]))
-        page.get_by_role("button", name="Approve: Shrink dydx:ETH-USD").click()
-        expect(page.locator("#told")).to_contain_text("Not done: nothing: the plan is another one by now")
-        assert desk.current.needs[0].digest == "another"
-        page.unroute("**/*")
         listening(night, page)
         before = page.locator(".need.whole").get_attribute("id")
-        changed = replace(need, digest="third", title="Shrink dydx:ETH-USD by 9 ETH")
+        changed = replace(desk.current.needs[0], digest="third", title="Shrink dydx:ETH-USD by 9 ETH")
         desk.current = replace(desk.current, needs=(changed, *desk.current.needs[1:]))
         desk.publish("ApprovalRequested", "a new plan")
         expect(page.locator(".need.whole")).to_contain_text("by 9 ETH")
@@ -131,10 +134,14 @@ def test_a_press_that_lands_while_the_page_moves_does_nothing(browser: Browser, 
         sign_in(page, night.url, night.made.secrets["approve"])
         listening(night, page)
         page.evaluate(
-            """new MutationObserver((_, seen) => {
+            """() => {
+                 const cards = () => document.querySelectorAll('#needs article').length, before = cards();
+                 new MutationObserver((_, seen) => {
+                   if (cards() === before) return;
                    seen.disconnect();
                    document.querySelector('form[action="/do/approve"] button').click();
-                 }).observe(document.getElementById('needs'), {childList: true, subtree: true})"""
+                 }).observe(document.getElementById('needs'), {childList: true, subtree: true});
+               }"""
         )
         need = desk.current.needs[0]
         more = replace(need, target=f"{need.target}2", run_id=f"{need.run_id}2", digest="other")
@@ -293,15 +300,8 @@ def test_no_page_is_wider_than_its_screen_and_every_control_can_be_hit(
                      .map(e => e.outerHTML.slice(0, 120))"""
             )
             assert small == [], name
-            if SHOTS:
-                page.reload()
-                folder = Path(SHOTS)
-                folder.mkdir(parents=True, exist_ok=True)
-                suffix = f"{'phone' if size == PHONE else 'desktop'}-{'dark' if dark else 'light'}"
-                page.screenshot(path=str(folder / f"{name}-{suffix}-first.png"))
-                page.set_viewport_size({"width": size[0], "height": page.evaluate("document.documentElement.scrollHeight")})
-                page.screenshot(path=str(folder / f"{name}-{suffix}.png"))
-                page.set_viewport_size({"width": size[0], "height": size[1]})
+            page.reload()
+            shoot(page, f"{name}-{'phone' if size == PHONE else 'desktop'}-{'dark' if dark else 'light'}")
 
 
 @pytest.mark.parametrize("build", [FakeDesk.quiet, FakeDesk.blind], ids=["quiet", "blind"])
@@ -314,26 +314,43 @@ def test_a_quiet_and_a_blind_night_fit_a_phone(browser: Browser, tmp_path: Path,
             "Math.max(...[...document.querySelectorAll('main *:not(h1, h1 *)')].map(e => parseFloat(getComputedStyle(e).fontSize)))"
         )
         assert size > others, "the line is in the biggest type"
-        if SHOTS:
-            page.screenshot(path=str(Path(SHOTS) / f"{page.locator('h1').inner_text().lower()}-phone-light-first.png"))
+        shoot(page, f"{page.locator('h1').inner_text().lower()}-phone-light")
 
 
 def test_five_hundred_markets_and_ten_thousand_runs_load_in_under_a_second(browser: Browser, tmp_path: Path) -> None:
+    busy = os.getloadavg()[0] > BUSY_A_CORE * (os.cpu_count() or 1)
     with served(house(tmp_path, FakeDesk.large(markets=500, runs=10_000))) as running:
         for script in (True, False):
-            with window(browser, script=True) as page:
+            with window(browser) as page:
                 if not script:
                     page.route("**/reefd.js*", lambda route: route.abort())
                 for path, rows in (("/runs", 100), ("/markets", 100), ("/", 2)):
-                    took: list[float] = []
-                    while len(took) < TRIES and min(took, default=LOAD_MS) >= LOAD_MS:  # a busy machine may be slow, not every time
-                        page.goto(running.url + path, wait_until="load")
-                        paint = page.evaluate(
-                            """() => new Promise(done => new PerformanceObserver(list => done(list.getEntries()[0].startTime))
-                                 .observe({type: 'paint', buffered: true}))"""
-                        )
-                        loaded = page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd")
-                        took.append(max(loaded, paint))
+                    loads = [load(page, running.url + path) for _ in range(TRIES)]
                     assert page.locator("tbody tr").count() >= rows
-                    assert min(took) < LOAD_MS, (path, script, took)
-                    print(f"{path} {'with' if script else 'without'} script: {min(took):.0f} ms")
+                    best, work = min(wall for wall, _ in loads), min(cpu for _, cpu in loads)
+                    print(f"{path} {'with' if script else 'without'} script: {best:.0f} ms, of which work {work:.0f} ms")
+                    assert work < LOAD_MS / 2, (path, script, loads)
+                    # Where others want the machine too, the clock tells of them; the work is still ours.
+                    assert busy or best < LOAD_MS, (path, script, loads)
+
+
+def load(page: Page, url: str) -> tuple[float, float]:
+    """Milliseconds until a page is loaded and painted: by the clock, and of work (ours and the renderer's main thread)."""
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
+    began, before = time.process_time(), tasks(session)
+    page.goto(url, wait_until="load")
+    paint = page.evaluate(
+        """() => new Promise(done => new PerformanceObserver(list => done(list.getEntries()[0].startTime))
+             .observe({type: 'paint', buffered: true}))"""
+    )
+    loaded = page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd")
+    spent = (time.process_time() - began) + (tasks(session) - before)
+    session.detach()
+    return max(loaded, paint), 1000 * spent
+
+
+def tasks(session: CDPSession) -> float:
+    """Seconds of processor time that the renderer's main thread has spent."""
+    metrics = {metric["name"]: float(metric["value"]) for metric in session.send("Performance.getMetrics")["metrics"]}
+    return metrics["TaskDuration"]

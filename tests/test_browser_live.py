@@ -16,7 +16,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browsing import PHONE, chromium, press, sign_in, too_wide, window
+from tests.browsing import PHONE, chromium, press, shoot, sign_in, too_wide, window
 from tests.service_processes import ROOT, free_port
 from tests.service_processes import settings as venue_settings
 
@@ -197,6 +197,7 @@ def test_a_night_at_the_dashboard_of_the_real_daemon(browser: Browser, night: Ni
         expect(row).to_contain_text("running")
         assert unchanged(page)
         assert too_wide(page) == ""
+        shoot(page, "live-now-phone")
 
         # Its trace says why.
         row.get_by_role("link", name="ran-away").click()
@@ -231,6 +232,7 @@ def test_a_night_at_the_dashboard_of_the_real_daemon(browser: Browser, night: Ni
         expect(page.locator("#done")).to_contain_text("SELL")
         page.locator("#account-dydx summary").click()
         expect(page.locator("#account-dydx tr", has_text="BTC-USD")).to_contain_text(re.compile(r"\b5\b"))
+        shoot(page, "live-approved-phone")
         assert night.size() == 5.0
 
         # Pause, with an end and a reason.
@@ -275,3 +277,4 @@ def test_a_night_at_the_dashboard_of_the_real_daemon(browser: Browser, night: Ni
             page.goto(night.url + path)
             assert page.locator("h1").count() == 1
             assert too_wide(page) == "", path
+            shoot(page, f"live{path.replace('/', '-').replace(':', '-')}-phone")
