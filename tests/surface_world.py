@@ -18,9 +18,11 @@ from pathlib import Path
 import httpx
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from daemon.units import NS, parse_iso
 from daemon.web.door import Doorkeeper
+from daemon.web.patience import patient
 from daemon.web.surface import close_streams, make_surface
 from daemon.web.tokens import TokenFile
 from tests.desk_fake import FakeDesk
@@ -77,10 +79,12 @@ class Surface:
 
 
 @contextmanager
-def serve(app: FastAPI) -> Iterator[str]:
+def serve(app: FastAPI, *, http: type[H11Protocol] | None = None) -> Iterator[str]:
     """The application on a free port of the loopback, in a thread of its own; the address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(app, log_level="critical", access_log=False, timeout_graceful_shutdown=2, server_header=False)
+        config = uvicorn.Config(
+            app, http=http or patient(), log_level="critical", access_log=False, timeout_graceful_shutdown=2, server_header=False
+        )
         server = uvicorn.Server(config)
         loops: list[asyncio.AbstractEventLoop] = []
 

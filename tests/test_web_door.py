@@ -19,6 +19,7 @@ from daemon.errors import UserError
 from daemon.web.buckets import WHO_MAX, Buckets
 from daemon.web.desk import NEEDED, RANK, Person, may
 from daemon.web.door import Doorkeeper
+from daemon.web.patience import patient
 from daemon.web.sessions import IDLE_S, LIFE_S, SESSIONS_MAX, Sessions
 from daemon.web.stage import local
 from daemon.web.threshold import Threshold
@@ -534,6 +535,55 @@ def exchange(address: tuple[str, int], request: bytes) -> bytes:
 )
 def test_a_real_server_refuses_what_no_client_would_send(address: tuple[str, int], head: bytes, status: bytes) -> None:
     assert exchange(address, head).split(b" ", 2)[1] == status
+
+
+def closed(connection: socket.socket) -> bool:
+    """Whether the server ends a connection, within ten seconds."""
+    connection.settimeout(10)
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def test_who_does_not_finish_asking_is_not_waited_for(surface: Surface) -> None:
+    with serve(surface.app, http=patient(head_s=0.2)) as url:
+        parts = urlsplit(url)
+        where = (parts.hostname, parts.port)
+        with socket.create_connection(where) as silent, socket.create_connection(where) as slow, httpx.Client() as client:
+            slow.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+            assert client.get(url + "/healthz").status_code == 200
+            assert closed(silent)
+            assert closed(slow)
+            assert client.get(url + "/healthz").status_code == 200, "one that asked is kept"
+
+
+def test_a_second_request_that_is_not_finished_is_not_waited_for_either(surface: Surface) -> None:
+    whole = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    with serve(surface.app, http=patient(head_s=0.2)) as url:
+        parts = urlsplit(url)
+        with socket.create_connection((parts.hostname, parts.port), timeout=10) as connection:
+            connection.sendall(whole)
+            answer = b""
+            while b'"why"' not in answer:
+                answer += connection.recv(65_536)
+            connection.sendall(whole[:20])
+            while chunk := connection.recv(65_536):
+                answer += chunk
+            assert answer.count(b"HTTP/1.1 200") == 1
+
+
+def test_connections_are_bounded_and_a_free_place_is_taken_again(surface: Surface) -> None:
+    with serve(surface.app, http=patient(most=2)) as url:
+        parts = urlsplit(url)
+        where = (parts.hostname, parts.port)
+        with socket.create_connection(where) as first, socket.create_connection(where):
+            with socket.create_connection(where) as third:
+                assert closed(third)
+            first.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+            while first.recv(65_536):
+                pass
+        assert httpx.get(url + "/healthz").status_code == 200
 
 
 def test_a_server_with_an_open_stream_stops(surface: Surface) -> None:

@@ -56,7 +56,8 @@ def test_server_ends_its_streams_before_it_stops() -> None:
     served = Served(app, bind("127.0.0.1", 0), ending=lambda: [ending.set() for ending in endings] and None)
     served.start()
     with httpx.stream("GET", f"{served.url}/stream", trust_env=False) as answer:
-        next(answer.iter_bytes())
+        chunks = answer.iter_bytes()  # kept: an iterator that is dropped closes its connection
+        next(chunks)
         assert started.wait(5.0)
         served.stop(5.0)
     assert ended.is_set()

@@ -17,6 +17,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from daemon.errors import UserError
+from daemon.web.patience import patient
 
 DRAIN_S = 2  # what is being answered when the server stops
 
@@ -47,6 +48,7 @@ class Served:
         self._ending = ending
         config = uvicorn.Config(
             app,
+            http=patient(),
             log_config=None,
             log_level="critical",
             access_log=False,
