@@ -334,7 +334,7 @@ class Surface:
             public_url=spec.public_url,
         )
         app = make_surface(desk, guard=guard, build=__version__, flagged=self._house.flag.there)
-        served = self._served = Served(app, listener, ending=lambda: close_streams(app))
+        served = self._served = Served(app, listener, ending=lambda: close_streams(app), behind_proxy=spec.public_url is not None)
         served.start()
         self.problem = ""
         log().info("web.listening", url=served.url, sign_in_with=str(spec.operator_token))
