@@ -266,9 +266,9 @@ def leg_cost(turn: Turn, market: str, side: str, notional: float) -> float:
     half = spread / 2.0 if spread == spread else fixed
     deep = "ask_depth" if side == "BUY" else "bid_depth"
     depth = turn.hot.glance(Kind.MARKET, market, deep, turn.at)
-    if depth != depth and turn.hot.seen_at(Kind.MARKET, market, deep) != NEVER:
-        return math.nan
-    impact = IMPACT * notional / depth if depth > 0.0 else math.inf if depth == 0.0 else 0.0
+    if not depth > 0.0 and turn.hot.seen_at(Kind.MARKET, market, deep) != NEVER:
+        return math.nan  # unknown now, or nobody there: what it costs cannot be said
+    impact = IMPACT * notional / depth if depth > 0.0 else 0.0
     return notional * ((fee if fee == fee else TAKER_FEE_DEFAULT) + half + impact)
 
 
