@@ -20,7 +20,6 @@ from daemon.errors import UserError
 from daemon.web.patience import patient
 
 KEEP_ALIVE_S = 15  # an idle connection is closed after so long
-CONNECTIONS_MAX = 256  # of this server: feeds, orders and the journal need file handles too
 DRAIN_S = 2  # what is being answered when the server stops
 
 
@@ -60,7 +59,6 @@ class Served:
             lifespan="auto",
             timeout_graceful_shutdown=DRAIN_S,
             timeout_keep_alive=KEEP_ALIVE_S,
-            limit_concurrency=CONNECTIONS_MAX,
             proxy_headers=behind_proxy,
             server_header=False,
             h11_max_incomplete_event_size=65_536,
