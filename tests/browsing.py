@@ -23,7 +23,7 @@ FLAGS = (
 PHONE, DESKTOP = (360, 780), (1280, 900)
 WAIT_MS = 20_000
 PRESSES = 8
-SHOTS = os.environ.get("REEFD_SHOTS")  # a folder: pages are kept there as pictures, to be looked at
+SHOTS = os.environ.get("DASHBOARD_SHOTS")  # a folder: pages are kept there as pictures, to be looked at
 
 
 @contextmanager

@@ -16,12 +16,14 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from daemon.web.tokens import TokenFile
 from tests.browsing import PHONE, chromium, press, shoot, sign_in, too_wide, window
 from tests.service_processes import ROOT, free_port
 from tests.service_processes import settings as venue_settings
 
 SHEETS = ("/runs", "/runbooks", "/runbooks/ran-away", "/markets", "/markets/dydx:BTC-USD", "/accounts/dydx", "/alerts", "/journal")
 WAIT_S = 60.0
+CREATED = "2026-01-01T00:00:00Z"
 WAIT_MS = WAIT_S * 1000
 expect.set_options(timeout=WAIT_MS)
 
@@ -81,14 +83,13 @@ class Night:
         (self.folder / "runbooks").mkdir()
         (self.folder / "runbooks" / "ran-away.yaml").write_text(RUNBOOK, encoding="utf-8")
         (self.folder / "scenario.yaml").write_text(SCENARIO, encoding="utf-8")
-        text = venue_settings(self.folder, self.venue_port).replace("http: {enabled: false}", f"http: {{port: {self.port}}}")
+        kept = [line for line in venue_settings(self.folder, self.venue_port).splitlines() if not line.startswith("http:")]
+        text = "\n".join([*kept, f"http: {{port: {self.port}}}", ""])
         self.settings.write_text(text, encoding="utf-8")
-        for name, role in (("ana", "approve"), ("vic", "view"), ("boss", "admin")):
-            words = ("token", "new", name, "--role", role, "--config", str(self.settings))
-            made = subprocess.run(command(*words), cwd=ROOT, env=environment(), capture_output=True, text=True, check=True, timeout=WAIT_S)
-            found = re.search(r"reefd_[A-Za-z0-9_-]{20,}", made.stdout)
-            assert found, made.stdout + made.stderr
-            self.secrets[name] = found[0]
+        tokens = TokenFile(self.folder / "tokens.yaml")  # where the daemon looks: beside its journal
+        self.secrets["ana"] = tokens.add("ana", "approve", at=CREATED)
+        self.secrets["vic"] = tokens.add("vic", "view", at=CREATED)
+        self.secrets["boss"] = tokens.add("boss", "admin", at=CREATED)
 
     def start_venue(self) -> None:
         """The venue, in real time, so that a person can keep up."""
