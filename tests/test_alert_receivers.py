@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import subprocess
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -20,6 +19,7 @@ from typing import Any
 import httpx
 import pytest
 from alert_notices import ANCHOR, notice
+from service_processes import free_port
 from service_tools import program
 from service_world import ORIGIN_NS
 
@@ -29,14 +29,8 @@ from daemon.edges.notice import group_body, read_message
 from daemon.edges.webhook import Delivered, Endpoint, RetryLater, WebhookSender
 from daemon.units import NS
 
-PATIENCE_S = 20.0
+PATIENCE_S = 90.0
 FREE = ("labels", "annotations", "groupLabels", "commonLabels", "commonAnnotations")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

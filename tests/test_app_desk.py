@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -21,7 +22,7 @@ from daemon.service.alerts import Alerts
 from daemon.service.chronicle import Chronicle
 from daemon.service.clock import AcceleratedClock
 from daemon.service.commands import Commands
-from daemon.service.halting import HaltFlag
+from daemon.service.halting import HaltFlag, Mark
 from daemon.service.inbox import Inbox
 from daemon.service.rounds import Rounds
 from daemon.service.tracks import Tracks
@@ -40,6 +41,8 @@ class Daemon:
         self.flag = HaltFlag(folder / "halt")
         self.snapshot: Now | None = None
         self.errors = ""
+        self.fault = ""
+        self.resuming: dict[str, Mark] = {}
         self.journal = Journal.open(folder / "state.db", folder / "feed.db")
 
     def desk(self, loop: asyncio.AbstractEventLoop, *, ask_s: float = 5.0) -> LiveDesk:
@@ -59,6 +62,8 @@ class Daemon:
             tracks=Tracks(),
             flag=self.flag,
             ready=lambda: "",
+            resuming=self.resuming.__setitem__,
+            fault=lambda: self.fault,
             reload=reload,
             snapshot=lambda: self.snapshot,
             stress=lambda: StressView(enabled=False, figures=(), last_at=None, problem="", reports=()),
@@ -74,6 +79,9 @@ class Daemon:
                 assert isinstance(event, OperatorCommand)
                 self.world.now += 1
                 transition = self.world.engine.step(replace(event, at=self.world.now))
+                asked = self.resuming.pop(event.command_id, None)  # as the daemon does once the resume is on disk
+                if asked is not None:
+                    self.flag.remove(asked=asked)
                 self.commands.follow(transition.records, 7)
 
 
@@ -108,6 +116,37 @@ async def test_halt_counts_while_the_loop_stands_and_says_what_is_certain(daemon
     answer = await desk.gate(MARKET)
     assert not answer.open
     assert "the oracle lies" in answer.why
+
+
+async def test_halt_that_cannot_write_its_flag_halts_this_process_and_says_so(
+    daemon: Daemon, standing: asyncio.AbstractEventLoop
+) -> None:
+    daemon.flag.path.parent.joinpath("halt").mkdir()  # a folder where the file should be: it can be neither opened nor written
+    effect = await daemon.desk(standing, ask_s=0.01).command(command("halt", reason="now"))
+    assert effect.done
+    assert "the halt flag cannot be written" in effect.effect
+    assert daemon.flag.there()
+    assert daemon.flag.text().startswith("halted in memory")
+
+
+async def test_halt_does_not_wait_for_what_readers_wait_for(daemon: Daemon, standing: asyncio.AbstractEventLoop) -> None:
+    release = threading.Event()
+    loop = asyncio.get_running_loop()
+    busy = [loop.run_in_executor(None, release.wait) for _ in range(100)]  # every thread of the pool, and a queue before it
+    try:
+        effect = await asyncio.wait_for(daemon.desk(standing, ask_s=0.01).command(command("halt")), 5)
+        assert effect.done
+        assert daemon.flag.there()
+    finally:
+        release.set()
+        await asyncio.gather(*busy)
+
+
+async def test_snapshot_that_cannot_be_made_says_so_and_not_that_the_loop_stands(daemon: Daemon) -> None:
+    daemon.snapshot = replace(await FakeDesk().now(), published=datetime.now(UTC).isoformat())
+    daemon.fault = "the page cannot be made: a chart"
+    now = await daemon.desk(asyncio.get_running_loop()).now()
+    assert (now.line, now.why) == ("BLIND", "what follows is old: the page cannot be made: a chart")
 
 
 async def test_every_other_question_says_that_the_loop_stands(daemon: Daemon, standing: asyncio.AbstractEventLoop) -> None:
@@ -168,6 +207,31 @@ async def test_commands_are_answered_with_what_was_journaled_and_count_once(daem
         assert daemon.world.engine.cold.halted
     finally:
         turning.cancel()
+
+
+async def test_a_resume_on_its_way_does_not_take_away_a_flag_that_is_set_meanwhile(daemon: Daemon) -> None:
+    desk = daemon.desk(asyncio.get_running_loop())
+    daemon.flag.set("ana")
+    resume = asyncio.create_task(desk.command(command("resume")))
+    async with asyncio.timeout(5):
+        await daemon.inbox.wait(5.0)  # it is asked for
+    assert daemon.resuming
+    daemon.flag.set("ben: the oracle lies")
+    turning = asyncio.create_task(daemon.turn())
+    try:
+        assert (await resume).done
+        assert daemon.flag.there()
+    finally:
+        turning.cancel()
+
+
+async def test_a_resume_that_is_not_taken_leaves_the_flag(daemon: Daemon) -> None:
+    daemon.commands = Commands(inbox=Inbox(commands_max=1), known=lambda _: False)
+    daemon.commands.put(OperatorCommand(at=0, command_id="other", actor="ben", verb="ack"))
+    daemon.flag.set("ana")
+    refused = await daemon.desk(asyncio.get_running_loop()).command(command("resume"))
+    assert not refused.done
+    assert daemon.flag.there()
 
 
 async def test_openings_alone_are_halted_by_the_portfolios_gate_and_no_flag(daemon: Daemon) -> None:

@@ -59,6 +59,7 @@ class Stand:
                 flag=HaltFlag(folder / "halt"),
                 alerts=Alerts(journal=self.journal, sender=WebhookSender([]), now=clock.now, house="test"),
                 ready=lambda: "",
+                resuming=lambda command_id, asked: None,
                 reload=reload,
                 stress=lambda: StressView(enabled=False, figures=(), last_at=None, problem="", reports=()),
                 rounds=Rounds(self.world.engine),
@@ -104,7 +105,13 @@ async def test_a_fault_of_what_is_shown_is_told_and_stops_nothing(stand: Callabl
     surface.follow(event, Transition(records=(taken("a"),), actions=(), wake_at=FOREVER), 7)
     surface.publish(PAGE, Turns())
     assert answer.result(0).taken.effect == "halted everything", "people are answered whatever else is broken"
-    assert "a chart" in surface.problem
+    assert "a chart" in surface.fault
+    assert surface.problem == "", "people may go on asking: the API is served"
+    monkeypatch.undo()
+    surface._cost_ns = 0  # the next snapshot is due at once
+    surface.publish(PAGE, Turns())
+    assert surface.fault == ""
+    assert surface.contained("status", broken) is None
 
 
 async def test_a_port_that_is_taken_is_asked_for_again_and_served_once_it_is_free(

@@ -40,9 +40,6 @@ LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)(?:\s+\"[^\"]*\")?\)")
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<body>.*?)^(?P=indent)```", re.DOTALL | re.MULTILINE)
 
 
-COMING: set[str] = {"api.md"}  # pages and verbs of parts that are being merged
-
-
 def name_of(path: Path) -> str:
     """A page by its path in the checkout."""
     return path.relative_to(ROOT).as_posix()
@@ -87,7 +84,7 @@ def links(path: Path) -> Iterator[str]:
 def test_every_link_of_a_page_leads_somewhere(path: Path) -> None:
     broken = []
     for link in links(path):
-        if re.match(r"[a-z]+:", link) or link in COMING:
+        if re.match(r"[a-z]+:", link):
             continue
         file, _, anchor = unquote(link).partition("#")
         target = (path.parent / file).resolve() if file else path
@@ -200,7 +197,7 @@ def commands(body: str) -> Iterator[str]:
     for line in body.replace("\\\n", " ").splitlines():
         words = re.sub(r"^(?:[A-Z_]+=\S+ )*", "", line.strip())
         if words.startswith("reefd "):
-            yield re.split(r"\s+#|\s+[|>;]|\s+&&?|&$", words)[0].strip()
+            yield re.split(r"\s+#|\s+[|>]|;|\s+&&?|&$", words)[0].strip()
 
 
 def test_the_lines_of_a_block_are_taken_apart() -> None:
@@ -213,7 +210,7 @@ def test_commands_of_the_docs_exist_with_their_options(path: Path, body: str, mo
     called = Called()
     monkeypatch.setattr(cli, "_job", called)
     for command in commands(body):
-        if "..." in command or command.split()[1] in COMING:
+        if "..." in command:
             continue
         done = CliRunner().invoke(cli.app, shlex.split(command)[1:], env={"COLUMNS": "120"})
         assert done.exit_code == 0, f"{name_of(path)}: {command}: {done.output.strip().splitlines()[-1:]}"

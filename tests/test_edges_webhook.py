@@ -158,6 +158,9 @@ def test_jitter_spreads_messages_that_failed_together() -> None:
         ("120", 120 * NS),
         ("0", 0),
         ("999999999", DAY_NS),
+        ("9" * 5_000, DAY_NS),
+        ("0" * 5_000 + "7", 7_000_000_000),
+        ("Mon, 01 Jan " + "9" * 30 + " 00:00:00 GMT", None),
         ("Tue, 03 Feb 2026 17:00:30 GMT", 29_706_000_000),
         ("Tue, 03 Feb 2026 16:00:00 GMT", 0),
         ("soon", None),
@@ -386,6 +389,31 @@ async def test_endless_refusal_is_cut_off() -> None:
     answer = await send("https://hooks.example.com/a", Wire(lambda _: httpx.Response(500, content=endless())))
     assert isinstance(answer, RetryLater)
     assert len(answer.reason) < 300
+
+
+ASKS = '{"retry_after":'
+HOSTILE = ["[" * 1_024, ASKS + "[" * 1_000, ASKS + "9" * 1_000 + "}", ASKS + "1e999}", "7", '"parameters"']
+
+
+@pytest.mark.parametrize("body", HOSTILE)
+async def test_what_a_receiver_answers_never_raises(body: str) -> None:
+    for header in ({}, {"retry-after": "9" * 5_000}):
+        wire = Wire(lambda _, header=header: httpx.Response(503, content=body.encode(), headers=header))  # type: ignore[misc]
+        answer = await send("https://hooks.example.com/a", wire)
+        assert isinstance(answer, RetryLater)
+        assert answer.status == 503
+        assert answer.after_ns in (None, DAY_NS)
+
+
+async def test_a_fault_at_a_try_is_a_later_try_and_hides_what_is_secret() -> None:
+    def broken(_: httpx.Request) -> httpx.Response:
+        raise RuntimeError("no state for https://hooks.example.com/T0123456789/B")
+
+    answer = await send("https://hooks.example.com/T0123456789/B", Wire(broken))
+    assert isinstance(answer, RetryLater)
+    assert answer.sent  # nothing is known: it may have been taken
+    assert "RuntimeError" in answer.reason
+    assert "T0123456789" not in answer.reason
 
 
 CALL = CallWebhook(

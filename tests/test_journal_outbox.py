@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from daemon.journal import outbox
 from daemon.journal.schema import STATE_MIGRATIONS
 from daemon.journal.store import Entry, Journal, OutboxItem
 
@@ -234,3 +237,36 @@ def test_outbox_of_the_first_version_is_carried_over_with_its_places(tmp_path: P
         assert journal.endpoint_records()["desk"].delivered == 1
         journal.send([item("new")]).result()
         assert journal.messages_of("new")[0].position == 5
+
+
+@given(
+    rows=st.lists(
+        st.tuples(st.sampled_from("abc"), st.integers(0, 1), st.integers(0, 3), st.sampled_from(["waiting", "dead", "delivered"])),
+        max_size=25,
+    ),
+    unordered=st.frozensets(st.sampled_from("abc")),
+    spared=st.frozensets(st.sampled_from("abc")),
+    now=st.integers(0, 3),
+)
+def test_what_is_due_is_what_the_rules_of_lanes_say(
+    rows: list[tuple[str, int, int, str]], unordered: frozenset[str], spared: frozenset[str], now: int
+) -> None:
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    for script in STATE_MIGRATIONS:
+        connection.executescript(script)
+    for number, (endpoint, urgent, next_due, status) in enumerate(rows, start=1):
+        connection.execute(
+            "INSERT INTO outbox (id, endpoint, body, severity, created_at, next_due, urgent, status) VALUES (?, ?, '', '', 0, ?, ?, ?)",
+            (str(number), endpoint, next_due, urgent, status),
+        )
+
+    def may_go(number: int) -> bool:
+        endpoint, urgent, next_due, status = rows[number - 1]
+        before = [row for row in rows[: number - 1] if row[0] == endpoint and row[3] == "waiting"]
+        first = not before or (urgent and not any(row[1] for row in before))
+        return status == "waiting" and next_due <= now and (first or endpoint in unordered) and (bool(urgent) or endpoint not in spared)
+
+    expected = sorted((n for n in range(1, len(rows) + 1) if may_go(n)), key=lambda n: (-rows[n - 1][1], n))
+    assert [d.position for d in outbox.due(connection, now, unordered, spared, 100)] == expected
+    assert outbox.waiting(connection) == sum(status == "waiting" for *_, status in rows)
+    connection.close()

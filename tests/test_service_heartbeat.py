@@ -73,3 +73,9 @@ async def test_heartbeat_goes_on_when_nobody_takes_it() -> None:
     one = heartbeat("http://127.0.0.1:9/", ["", ""], 2)
     await beat(one)
     assert one.failed == 2
+
+
+async def test_a_fault_at_a_beat_does_not_end_the_daemon() -> None:
+    one = heartbeat("http://127.0.0.1:9/", [], 3)  # its question for why there is none raises
+    await beat(one)
+    assert one.failed == 3

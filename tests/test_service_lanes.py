@@ -12,7 +12,7 @@ from service_world import ORIGIN_NS
 
 from daemon.edges.receiver import Receiver
 from daemon.edges.webhook import SCHEDULE_CRITICAL_NS, Answer, Dead, Delivered, Disabled, Endpoint, RetryLater, WebhookSender
-from daemon.journal.entry import Delivery, OutboxItem
+from daemon.journal.entry import Delivery, JournalError, OutboxItem
 from daemon.journal.store import Journal
 from daemon.service.clock import AcceleratedClock
 from daemon.service.lanes import Lanes
@@ -103,3 +103,37 @@ async def test_lanes_reach_a_real_receiver_with_a_signature_it_accepts_and_one_i
         await sender.close()
         assert [message.message_id for message in receiver.received] == ["n.1", "n.1", "n.2"]
         assert all(message.verified for message in receiver.received)
+
+
+class Faulty(Script):
+    """A sender that raises although it promised not to."""
+
+    async def send(self, endpoint: str, message_id: str, body: str, *, signed_at: datetime) -> Answer:
+        self.sent.append((endpoint, message_id))
+        if endpoint == "desk":
+            raise RecursionError("maximum recursion depth exceeded")
+        return Delivered(status=200)
+
+
+async def test_a_fault_at_a_try_is_a_failed_try_and_comes_to_an_end(journal: Journal) -> None:
+    journal.append(None, (), [item(1, severity="critical"), item(1, "page"), item(2, "page")]).result()
+    sender = Faulty(desk=[], page=[])
+    _, alarms = await deliver(journal, sender, venue_hours=3)
+    assert sender.sent.count(("desk", "n.1")) <= len(SCHEDULE_CRITICAL_NS) + 5  # and a few probes of the breaker
+    (letter,) = journal.dead_letters()
+    assert (letter.id, letter.attempts) == ("n.1", len(SCHEDULE_CRITICAL_NS))
+    assert "RecursionError" in letter.error
+    assert [alarm.id for alarm in alarms] == ["n.1"]
+    assert [message for endpoint, message in sender.sent if endpoint == "page"] == ["n.1", "n.2"]
+
+
+async def test_a_delivery_whose_outcome_cannot_be_booked_rests(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: object) -> None:
+        raise JournalError("the disk is full")
+
+    journal.append(None, (), [item(1)]).result()
+    for call in ("mark_delivered", "mark_failed", "endpoint_failed"):
+        monkeypatch.setattr(journal, call, refuses)
+    sender = Script(desk=[Delivered(status=200)])
+    await deliver(journal, sender, venue_hours=0.05, speed=600.0)  # three minutes of the clock
+    assert 1 <= len(sender.sent) <= 4

@@ -86,6 +86,22 @@ def test_a_plan_costs_fee_half_the_spread_and_the_way_into_the_book() -> None:
     assert plan.after.margin_ratio == pytest.approx(5_988.0 / (34_000.0 - cost), rel=1e-9)
 
 
+def test_a_plan_that_takes_more_than_the_book_has_costs_more_and_one_whose_depth_is_lost_costs_nobody_knows_what() -> None:
+    readings = dict(D1) | {
+        (Kind.VENUE, "dydx", "taker_fee"): 0.0005, (Kind.MARKET, ETH, "bid_price"): 4_097.95, (Kind.MARKET, ETH, "ask_price"): 4_102.05,
+        (Kind.MARKET, ETH, "ask_depth"): 20_500.0,
+    }  # fmt: skip
+    made = world(readings)
+    leg = Leg(position=ETH, side="BUY", size=Decimal(50))
+    # 205,000 x (5 bps + half of 10 bps + 25 bps x 205,000 / 20,500): ten times the depth
+    assert outlook_after(made.engine, ACCOUNT, [leg], at=made.now).cost_usd == pytest.approx(205_000.0 * (0.001 + 0.025), rel=1e-9)
+    made.readings[Kind.MARKET, ETH, "ask_depth"] = math.nan
+    made.until(30)
+    lost = outlook_after(made.engine, ACCOUNT, [leg], at=made.now)
+    assert lost.cost_usd is None
+    assert lost.after.margin_ratio is None
+
+
 def test_closing_everything_leaves_an_infinite_move() -> None:
     made = world()
     legs = [Leg(position=ETH, side="BUY", size=Decimal(100)), Leg(position=BTC, side="SELL", size=Decimal(3))]

@@ -18,7 +18,16 @@ from daemon.engine.events import FeedFailed, Observed
 from daemon.language.catalogue import observed
 from daemon.service.clock import AcceleratedClock
 from daemon.service.inbox import Inbox
-from daemon.service.mqtt_commands import UNDER_WAY_MAX, CommandDoor, CommandMessage, CommandRefused, check, read_command
+from daemon.service.mqtt_commands import (
+    AGE_MAX_NS,
+    REMEMBERED_MAX,
+    UNDER_WAY_MAX,
+    CommandDoor,
+    CommandMessage,
+    CommandRefused,
+    check,
+    read_command,
+)
 from daemon.service.mqtt_feed import AHEAD_NS, ENTITIES_MAX, Allowed, FeedDoor, Refused, read
 from daemon.service.views import Command, Effect
 from daemon.units import DAY_NS, MINUTE_NS, NS, iso
@@ -293,7 +302,8 @@ def test_a_command_is_handed_on_with_its_actor_and_answered_where_its_sender_ask
         door.take(asked(order(verb="approve", target="run/1", plan_digest="abc")))
         await door.drain(1.0)
         reason = "maintenance"
-        assert commands == [Command(verb="approve", actor="ana", command_id="mqtt:7", target="run/1", reason=reason, digest="abc")]
+        command_id = "mqtt:ana/approve/run/1/7"
+        assert commands == [Command(verb="approve", actor="ana", command_id=command_id, target="run/1", reason=reason, digest="abc")]
         assert (told[0].topic, told[0].correlation, told[0].retain) == ("answers/ana", b"42", False)
         assert json.loads(told[0].payload) == {"id": "7", "done": True, "effect": "approved", "seq": 9, "at": "then"}
 
@@ -396,5 +406,148 @@ def test_a_command_whose_effect_never_comes_is_not_answered() -> None:
         door.take(asked(order()))
         await door.drain(60.0)
         assert told == []
+
+    run_virtual(main())
+
+
+# --- what comes twice -------------------------------------------------------------------------------------------------
+
+
+class Desk:
+    """Keeps what it is asked, and answers what a test says."""
+
+    def __init__(self, *answers: Effect) -> None:
+        self.asked: list[Command] = []
+        self.told: list[dict[str, Any]] = []
+        self.wall = ORIGIN_NS
+        self._answers = list(answers)
+        clock = virtual_clock()
+        self.door = CommandDoor(
+            prefix="reefd", clock=clock, wall=lambda: self.wall, perform=self._perform,
+            authorise=lambda token, _verb: token, tell=lambda message: self.told.append(json.loads(message.payload)),
+        )  # fmt: skip
+
+    async def _perform(self, command: Command) -> Effect:
+        self.asked.append(command)
+        number = len(self.asked)
+        return self._answers.pop(0) if self._answers else Effect(done=True, effect=f"{number}: {command.verb} done", seq=number, at="")
+
+    async def ask(self, **changes: object) -> dict[str, Any]:
+        """The answer to a message, sent at the wall clock of now unless it says otherwise."""
+        self.door.take(asked(order(**{"at": iso(self.wall), "token": "ana", **changes})))
+        await self.door.drain(1.0)
+        return self.told[-1]
+
+
+UNSURE = Effect(done=False, effect="not answered in time", seq=0, at="")
+
+
+@pytest.mark.parametrize("target", ["", "portfolio", "dydx"])
+def test_a_halt_reaches_the_desk_each_time_although_its_button_has_one_id(target: str) -> None:
+    async def main() -> None:
+        desk = Desk()
+        for verb in ("halt", "resume", "halt", "halt"):
+            assert (await desk.ask(id="panic", verb=verb, target=target))["done"]
+        assert [command.verb for command in desk.asked] == ["halt", "resume", "halt", "halt"]
+        assert [answer["effect"] for answer in desk.told] == ["1: halt done", "2: resume done", "3: halt done", "4: halt done"]
+        # The engine counts an id once: each halt has one of its own, also in one moment.
+        assert len({command.command_id for command in desk.asked}) == 4
+        assert all(c.command_id.startswith(f"mqtt:ana/{c.verb}/{target}/panic") for c in desk.asked)
+
+    run_virtual(main())
+
+
+def test_a_halt_does_not_wait_for_the_same_halt_that_hangs() -> None:
+    async def main() -> None:
+        commands: list[Command] = []
+
+        async def perform(command: Command) -> Effect:
+            commands.append(command)
+            return await never()
+
+        door = doorway(perform=perform)
+        door.take(asked(order(id="panic")))
+        door.take(asked(order(id="panic")))
+        await door.drain(0.1)
+        assert len(commands) == 2
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("other", [{"token": "ben"}, {"verb": "deny"}, {"target": "run/2"}])
+def test_an_id_is_one_persons_for_one_verb_and_target(other: dict[str, object]) -> None:
+    async def main() -> None:
+        desk = Desk()
+        await desk.ask(id="1", verb="ack", target="run/1")
+        await desk.ask(id="1", **{"verb": "ack", "target": "run/1", **other})
+        assert [answer["effect"].split(":")[0] for answer in desk.told] == ["1", "2"]
+        assert desk.asked[0].command_id == "mqtt:ana/ack/run/1/1"
+        assert desk.asked[1].command_id != desk.asked[0].command_id
+
+    run_virtual(main())
+
+
+def test_a_command_that_was_not_done_is_asked_again_under_the_same_id_when_it_may_still_be_taken() -> None:
+    async def main() -> None:
+        desk = Desk(UNSURE)
+        assert not (await desk.ask(verb="ack", target="x"))["done"]
+        assert (await desk.ask(verb="ack", target="x"))["done"]
+        assert [command.command_id for command in desk.asked] == ["mqtt:ana/ack/x/7"] * 2
+
+    run_virtual(main())
+
+
+def test_a_command_that_was_journaled_and_did_nothing_is_asked_again_as_a_new_one() -> None:
+    async def main() -> None:
+        # The journal would say "already taken" of the same id, which reads as if it had been done.
+        desk = Desk(Effect(done=False, effect="nothing: there is no x", seq=5, at=""), UNSURE)
+        for _ in range(3):
+            await desk.ask(verb="ack", target="x")
+        first, second, third = (command.command_id for command in desk.asked)
+        assert second.startswith(f"{first}/")
+        assert second == third, "what may still be taken keeps its id"
+
+    run_virtual(main())
+
+
+def test_what_was_done_is_forgotten_when_its_message_is_too_old_to_be_taken() -> None:
+    async def main() -> None:
+        desk = Desk()
+        ahead = iso(ORIGIN_NS + 50 * NS)  # a sender whose clock is before ours
+        await desk.ask(verb="resume", at=ahead)
+        desk.wall += AGE_MAX_NS + NS
+        assert (await desk.ask(verb="resume", at=ahead))["effect"] == "1: resume done"
+        desk.wall += AGE_MAX_NS
+        # The journal knows the id, and the desk says so.
+        assert (await desk.ask(verb="resume"))["effect"] == "2: resume done"
+        assert [command.command_id for command in desk.asked] == ["mqtt:ana/resume//7"] * 2
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("verb", ["resume", "unpause"])
+def test_what_lets_loose_and_failed_is_asked_again_only_when_its_sender_says_so_anew(verb: str) -> None:
+    async def main() -> None:
+        desk = Desk(UNSURE)
+        sent = iso(desk.wall)
+        await desk.ask(verb=verb, at=sent)
+        await desk.ask(verb="halt", id="panic")
+        desk.wall += NS
+        # The same message, delivered late: a halt came between.
+        assert (await desk.ask(verb=verb, at=sent))["effect"] == "not answered in time"
+        assert [command.verb for command in desk.asked] == [verb, "halt"]
+        assert (await desk.ask(verb=verb))["done"]
+
+    run_virtual(main())
+
+
+def test_what_is_remembered_does_not_grow_without_end() -> None:
+    async def main() -> None:
+        desk = Desk()
+        for number in range(REMEMBERED_MAX + 2):
+            await desk.ask(verb="ack", target="x", id=str(number))
+        await desk.ask(verb="ack", target="x", id="0")
+        await desk.ask(verb="ack", target="x", id=str(REMEMBERED_MAX))
+        assert [command.command_id for command in desk.asked[-2:]] == [f"mqtt:ana/ack/x/{REMEMBERED_MAX + 1}", "mqtt:ana/ack/x/0"]
 
     run_virtual(main())

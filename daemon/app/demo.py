@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import os
 import secrets
 import shutil
 import signal
@@ -22,7 +21,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from daemon.app.shipped import shipped
+from daemon.app.shipped import own_environment, shipped
 from daemon.app.status import read_page, status_path
 from daemon.app.story import AUDITED, PROMISES, SERVED, Story
 from daemon.app.verifying import verify_journal
@@ -200,7 +199,7 @@ class Demo:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=asyncio.subprocess.STDOUT,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
+                env=own_environment({"PYTHONUNBUFFERED": "1", **(environment or {})}),
             )
 
     async def _answer(self, venue: HttpSource, path: str) -> Mapping[str, object]:

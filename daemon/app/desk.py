@@ -7,6 +7,7 @@ the journal by a connection of its own; the snapshot is there even while the loo
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -23,10 +24,10 @@ from daemon.journal.reader import Letter, Reader
 from daemon.service.alerts import Alerts
 from daemon.service.chronicle import Chronicle
 from daemon.service.clock import Clock
-from daemon.service.commands import ALREADY, Answer, Commands, did_something
+from daemon.service.commands import Answer, Commands, did_something
 from daemon.service.entries import find
 from daemon.service.gate import gate
-from daemon.service.halting import HaltFlag
+from daemon.service.halting import HaltFlag, Mark
 from daemon.service.moments import run_detail
 from daemon.service.now import standing
 from daemon.service.rounds import Rounds
@@ -63,7 +64,7 @@ from daemon.world.entities import Kind, Topology
 T = TypeVar("T")
 ASK_S = 2.0  # real seconds that a read waits for the loop
 COMMAND_S = 5.0  # real seconds that a command waits for its record
-PORTION = 50  # entities that are read in one go: the loop turns in between
+BUDGET_NS = 4_000_000  # that one portion of a list holds the loop; it turns in between
 NAMES_SHOWN = 8
 
 
@@ -82,6 +83,8 @@ class Behind:
     chronicle: Chronicle
     tracks: Tracks
     flag: HaltFlag
+    resuming: Callable[[str, Mark], None]  # the flag goes when this command is journaled, unless it was set after that moment
+    fault: Callable[[], str]  # why the snapshot is old although the loop turns; empty when it is not
     ready: Callable[[], str]  # why the daemon cannot answer for its gates; empty when it can
     reload: Callable[[], Coroutine[object, object, str]]  # reads the runbooks anew: empty, or the errors
     snapshot: Callable[[], Now | None]
@@ -136,6 +139,9 @@ class LiveDesk:
         now = self._behind.snapshot()
         if now is None:
             raise Unavailable("the daemon is starting: it has not told its state yet")
+        fault = self._behind.fault()
+        if fault:
+            return replace(now, line="BLIND", why=f"what follows is old: {fault}")
         return standing(now, (datetime.now(UTC) - datetime.fromisoformat(now.published)).total_seconds())
 
     async def world(self, kind: str, *, signals: tuple[str, ...] = (), limit: int = 1_000) -> tuple[EntityView, ...]:
@@ -143,13 +149,18 @@ class LiveDesk:
         found, behind = _kind(kind), self._behind
         ids = (await self._ask(lambda: names(behind.engine, found)))[:limit]
         views: list[EntityView] = []
-        for start in range(0, len(ids), PORTION):
-            portion = ids[start : start + PORTION]
-            views += await self._ask(partial(self._entities, found, portion, signals))
+        while len(views) < len(ids):
+            views += await self._ask(partial(self._some, found, ids[len(views) :], signals))
         return tuple(views)
 
-    def _entities(self, kind: Kind, ids: Sequence[str], signals: tuple[str, ...]) -> list[EntityView]:
-        return [self._gated(view) for view in entities(self._behind.engine, kind, ids, self._behind.clock.now(), signals)]
+    def _some(self, kind: Kind, ids: Sequence[str], signals: tuple[str, ...]) -> list[EntityView]:
+        """The first of these entities, as many as the loop may be held for, at least one."""
+        began, views = time.monotonic_ns(), []
+        for name in ids:
+            views += [self._gated(view) for view in entities(self._behind.engine, kind, [name], self._behind.clock.now(), signals)]
+            if time.monotonic_ns() - began >= BUDGET_NS:
+                break
+        return views
 
     async def entity(self, kind: str, entity: str) -> EntityView:
         """One entity with all its readings."""
@@ -320,12 +331,9 @@ class LiveDesk:
 
     async def command(self, command: Command) -> Effect:
         """Journal a command and tell what came of it. A halt of everything sets the flag first, a resume takes it away."""
-        flagged = ""
-        if command.target == "" and command.verb in ("halt", "resume"):
-            # The same resume again must not undo a halt that came after it; the same halt again harms nobody.
-            if command.verb == "resume" and await self._ask(lambda: self._behind.commands.taken(command.command_id)):
-                return Effect(done=True, effect=ALREADY, seq=0, at=iso(self._behind.clock.now()))
-            flagged = await self._flag(command)
+        everything = command.target == ""
+        # The flag first, and here: nothing that others wait for may stand before a halt.
+        flagged = self._set_flag(command) if everything and command.verb == "halt" else ""
         event = OperatorCommand(
             at=0,
             command_id=command.command_id,
@@ -336,30 +344,39 @@ class LiveDesk:
             until=None if command.until is None else parse_iso(command.until),
             digest=command.digest,
         )
+        # A resume is journaled first; the loop takes the flag away when it is, unless somebody set it after this moment.
+        asked = self._behind.flag.mark(time.time_ns()) if everything and command.verb == "resume" else None
         try:
-            answer = await self._taken(event)
+            answer = await self._taken(event, asked)
         except Unavailable as error:
             if not flagged:
                 raise
-            at = iso(self._behind.clock.now())
-            return Effect(done=True, effect=f"{flagged}; {error}", seq=0, at=at)
-        return self._effect(answer, answer.taken.effect, done=did_something(answer.taken.effect))
+            return Effect(done=True, effect=f"{flagged}; {error}", seq=0, at=iso(self._behind.clock.now()))
+        effect = answer.taken.effect
+        if flagged and self._behind.flag.held:
+            effect = f"{effect}; {flagged}"
+        return self._effect(answer, effect, done=did_something(answer.taken.effect))
 
-    async def _flag(self, command: Command) -> str:
-        """Set or remove the halt flag; what is certain from then on."""
-        flag = self._behind.flag
+    def _set_flag(self, command: Command) -> str:
+        """Set the halt flag; what is certain from then on. Where the file cannot be written, this process is halted all the same."""
+        reason = f"{command.actor}: {command.reason}" if command.reason else command.actor
         try:
-            if command.verb == "halt":
-                await asyncio.to_thread(flag.set, f"{command.actor}: {command.reason}" if command.reason else command.actor)
-                return "the halt flag is set, nothing is sent any more"
-            await asyncio.to_thread(flag.remove)
+            self._behind.flag.set(reason)
         except OSError as error:
-            raise Unavailable(f"the halt flag {flag.path} cannot be changed: {error.strerror or error}") from error
-        return "the halt flag is removed"
+            self._behind.flag.hold(reason)
+            return f"nothing is sent any more, but the halt flag cannot be written ({error.strerror or error}): a restart would not know"
+        return "the halt flag is set, nothing is sent any more"
 
-    async def _taken(self, event: OperatorCommand) -> Answer:
+    async def _taken(self, event: OperatorCommand, resuming: Mark | None = None) -> Answer:
         """What came of a command once it is on disk. Raises Unavailable when that is not known in time: it may still be taken."""
-        answer = await self._ask(lambda: self._behind.commands.put(event))
+
+        def put() -> Future[Answer]:
+            answer = self._behind.commands.put(event)
+            if resuming is not None and not answer.done():  # neither taken before nor refused
+                self._behind.resuming(event.command_id, resuming)
+            return answer
+
+        answer = await self._ask(put)
         try:
             async with asyncio.timeout(self._command_s):
                 return await asyncio.wrap_future(answer)

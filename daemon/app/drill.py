@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import os
 import secrets
 import shutil
 import signal
@@ -27,6 +26,7 @@ from typing import Any
 from rich.console import Console
 
 from daemon.app.demo import free_port
+from daemon.app.shipped import own_environment
 from daemon.app.verifying import verify_entries
 from daemon.edges.http import HttpSource
 from daemon.edges.operator import OperatorClient
@@ -225,7 +225,7 @@ channels: {{desk: [desk]}}
 """
 
     def _spawn(self, verb: str, *words: str) -> None:
-        environment = {**os.environ, SECRET_VARIABLE: self._secret, "PYTHONUNBUFFERED": "1"}
+        environment = own_environment({SECRET_VARIABLE: self._secret, "PYTHONUNBUFFERED": "1"})
         with (self.folder / f"{verb}.log").open("ab") as log:
             self._processes[verb] = subprocess.Popen(
                 [sys.executable, "-m", "daemon.cli", verb, *words], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment

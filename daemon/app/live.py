@@ -40,7 +40,7 @@ from daemon.runbook.model import Runbook
 from daemon.service.alerts import Alerts
 from daemon.service.clock import Clock
 from daemon.service.dispatcher import Dispatcher
-from daemon.service.halting import HaltFlag
+from daemon.service.halting import HaltFlag, Mark
 from daemon.service.heartbeat import Heartbeat
 from daemon.service.inbox import Inbox
 from daemon.service.lanes import Lanes
@@ -146,6 +146,7 @@ class Daemon:
         self._scheduler = Scheduler(timers=timers, inbox=self._inbox, clock=clock)
         self._sight = Sight()
         self._rounds = Rounds(self._engine)
+        self._resuming: dict[str, Mark] = {}  # resumes of everything on their way, and when they were asked for
         self._flag_asked: bool | None = None  # what the halt flag last made us ask of the engine
         self._reload_error = ""
         self._reloading: asyncio.Task[None] | None = None
@@ -164,6 +165,7 @@ class Daemon:
                 flag=self._flag,
                 alerts=self.alerts,
                 ready=self._unready,
+                resuming=self._resuming.__setitem__,
                 reload=self._reload_asked,
                 stress=self._stress_view,
                 rounds=self._rounds,
@@ -352,7 +354,7 @@ class Daemon:
         """Read the runbooks anew because a person asked; empty, or the errors that keep the old set in force."""
         self.reload()
         if self._reloading is not None:
-            await self._reloading
+            await asyncio.shield(self._reloading)  # whoever stops waiting does not stop it
         return self._reload_error
 
     async def _reload(self) -> None:
@@ -415,9 +417,10 @@ class Daemon:
             if settled or self._clock.real_ns() >= self._stop_by:
                 self._loop.stop()
         if self._publication.due():
-            page = self._status()
-            self._publication.publish(page)
-            self._surface.publish(page, self._loop.turns)
+            page = self._surface.contained("status", self._status)
+            if page is not None:
+                self._publication.publish(page)
+                self._surface.publish(page, self._loop.turns)
 
     def _committed(self, event: Event, transition: Transition) -> None:
         self._standing.follow(event)
@@ -428,6 +431,8 @@ class Daemon:
             self._look()
         if self._stress is not None:
             self._stress.follow(transition.records)
+        if isinstance(event, OperatorCommand) and event.verb == "resume":
+            self._take_flag_away(event.command_id)
         assert self._loop is not None
         self._surface.follow(event, transition, self._loop.position.seq)
 
@@ -450,6 +455,20 @@ class Daemon:
         self._inbox.put(
             OperatorCommand(at=0, command_id=f"{HALT_FLAG}{self._clock.now()}", actor="halt flag", verb=verb, reason=reason)
         )
+
+    def _take_flag_away(self, command_id: str) -> None:
+        """A resume of everything is on disk: the flag goes, unless somebody set it after the resume was asked for."""
+        asked = self._resuming.pop(command_id, None)
+        if asked is None:
+            return
+        try:
+            gone = self._flag.remove(asked=asked)
+        except OSError as error:
+            log().error("halt.flag_stays", path=str(self._flag.path), reason=error.strerror or str(error))
+            gone = False
+        # One that stays is asked of the engine anew at the next turn.
+        self._flag_asked = False
+        log().warning("halt.flag_removed" if gone else "halt.flag_stays", path=str(self._flag.path))
 
     def _refuse_on_backup(self) -> None:
         """A restored backup does not know what was done after it was made: it only reconciles until a person removes the flag."""
@@ -500,7 +519,7 @@ class Daemon:
             "lost_instances": describe_lacking(self._rounds.lost()),
             "never_judged": describe_lacking(self._rounds.never()),
             "engine": self._engine.snapshot(self._rounds.lacking),
-            "http": {"url": self._surface.url, "problem": self._surface.problem},
+            "http": {"url": self._surface.url, "problem": self._surface.problem, "fault": self._surface.fault},
         }
         return body
 

@@ -157,6 +157,8 @@ def troubles(page: Mapping[str, Any]) -> list[str]:
         found.append(f"MQTT: {broker['reason']}")
     if (page.get("http") or {}).get("problem"):
         found.append(f"the page and the API are not served: {page['http']['problem']}")
+    if (page.get("http") or {}).get("fault"):
+        found.append(page["http"]["fault"])
     for name in page.get("disabled_endpoints", []):
         found.append(f"endpoint {name} said 410 Gone and gets nothing more; `reefd webhook enable {name}` sends there again")
     return found

@@ -13,10 +13,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from daemon import __version__
 from daemon.app.desk import Behind, LiveDesk
@@ -31,7 +30,7 @@ from daemon.service.alerts import Alerts
 from daemon.service.chronicle import Chronicle
 from daemon.service.clock import Clock
 from daemon.service.commands import Commands
-from daemon.service.halting import HaltFlag
+from daemon.service.halting import HaltFlag, Mark
 from daemon.service.inbox import Inbox
 from daemon.service.logging import log
 from daemon.service.loop import Turns
@@ -51,6 +50,7 @@ from daemon.web.surface import close_streams, make_surface
 from daemon.web.tokens import TokenFile, write_operator_token
 from daemon.world.entities import Topology
 
+T = TypeVar("T")
 AGAIN_S = 10.0  # a port that is taken is asked for again: the nets are up without a page
 LOOK_S = 5.0  # between two looks whether the server still serves
 STOP_S = 3.0
@@ -76,6 +76,7 @@ class House:
     flag: HaltFlag
     alerts: Alerts
     ready: Callable[[], str]
+    resuming: Callable[[str, Mark], None]
     reload: Callable[[], Coroutine[object, object, str]]
     stress: Callable[[], StressView]
     rounds: Rounds
@@ -107,6 +108,7 @@ class Surface:
         self._guard: Doorkeeper | None = None
         self._tokens = TokenFile(house.settings.http.tokens)
         self._keeper = NowKeeper(house.engine, house.topology, rounds=house.rounds)
+        self.fault = ""  # why the last snapshot could not be made; empty when it could
         self.problem = ""  # why nothing is served; empty when it is, or is not to be
 
     @property
@@ -132,6 +134,8 @@ class Surface:
                 tracks=self._tracks,
                 flag=house.flag,
                 ready=house.ready,
+                resuming=house.resuming,
+                fault=lambda: self.fault,
                 reload=house.reload,
                 snapshot=lambda: self._now,
                 stress=house.stress,
@@ -141,20 +145,20 @@ class Surface:
         under_way = tuple(house.engine.cold.runs)
         self._loading = asyncio.create_task(self._load(under_way, at, seq), name="chronicle")
         self._watching = asyncio.create_task(self._watch_outbox(), name="outbox watch")
-        spec = house.settings.listens()
-        if spec is not None:
-            self._serving = asyncio.create_task(self._serve(spec, self._desk), name="http")
+        if house.settings.http.enabled:
+            self._serving = asyncio.create_task(self._serve(self._desk), name="http")
         return self._desk
 
     async def close(self) -> None:
         """Stop serving and reading."""
         self._chronicle.stop()
         self._tracks.stop()
-        for task in (self._serving, self._loading, self._watching):
-            if task is not None:
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+        tasks = [task for task in (self._serving, self._loading, self._watching) if task is not None]
+        for task in tasks:
+            task.cancel()
+        for ended in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(ended, Exception):
+                self._fault("background", ended)
         if self._served is not None:
             await asyncio.to_thread(self._served.stop, STOP_S)
 
@@ -186,6 +190,7 @@ class Surface:
         try:
             self._sampler.turn(self._house.clock.now())
             self._now = self._build(page, turns)
+            self.fault = ""
             self._chronicle.happenings.announce(
                 Happening(seq=self._now.seq, at=self._now.at, kind="snapshot", summary=f"{self._now.line}: {self._now.why}")
             )
@@ -194,13 +199,21 @@ class Surface:
         self._published_ns = time.monotonic_ns()
         self._cost_ns = self._published_ns - began
 
+    def contained(self, where: str, make: Callable[[], T]) -> T | None:
+        """What `make` gives; None when that is a fault: what is told must not stop what acts."""
+        try:
+            return make()
+        except Exception as error:
+            self._fault(where, error)
+            return None
+
     def _fault(self, where: str, error: Exception) -> None:
         """A fault of what is shown never stops the nets: it is told once a kind, and the snapshot that ages says BLIND by itself."""
         kind = f"{where} {type(error).__name__}"
         if kind not in self._faults:
             self._faults.add(kind)
             log().error("surface.fault", where=where, reason=repr(error), consequence="the nets go on, the page is old", exc_info=error)
-        self.problem = f"the page cannot be made: {error!r}"
+        self.fault = f"the page cannot be made: {error!r}"
 
     @property
     def line(self) -> str:
@@ -243,7 +256,6 @@ class Surface:
             "unsettled": float(len(page["unsettled"])),
             "slowest_decision_s": turns.step_ns_max / NS,
             "slowest_commit_s": turns.commit_ns_max / NS,
-            "journal_writable": 1.0,
             **turns.decisions.stats("decision_seconds"),
             **turns.commits.stats("commit_seconds"),
             **self._tally.stats(),
@@ -265,8 +277,6 @@ class Surface:
         counts = {
             "outbox": float(sum(each.waiting for each in reports)),
             "dead_letters": float(sum(each.dead for each in reports)),
-            "deliveries.delivered": float(sum(each.delivered for each in reports)),
-            "deliveries.dead": float(sum(each.dead for each in reports)),
         }
         letters = self._house.alerts.dead_letters()[-UNDELIVERED_MAX:] if counts["dead_letters"] else []
         return counts, tuple(Undelivered(id=each.id, endpoint=each.endpoint, reason=each.error, at=each.created_at) for each in letters)
@@ -295,12 +305,14 @@ class Surface:
         except JournalError as error:
             log().error("chronicle.incomplete", reason=str(error), consequence="runs of earlier lives are found one by one only")
 
-    async def _serve(self, spec: HttpSettings, desk: LiveDesk) -> None:
-        """Serve, and serve again when the port was taken, the token could not be written, or the server ended: the nets are up all the
-        same, and the status says what is wrong."""
+    async def _serve(self, desk: LiveDesk) -> None:
+        """Serve, and serve again when nobody has a token yet, the port was taken, or the server ended: the nets are up all the same, and
+        the status says what is wrong."""
         while True:
             try:
-                await self._serve_once(spec, desk)
+                spec = self._house.settings.listens()
+                if spec is not None:
+                    await self._serve_once(spec, desk)
             except UserError as error:
                 if str(error) != self.problem:
                     self.problem = str(error)
@@ -322,7 +334,7 @@ class Surface:
             public_url=spec.public_url,
         )
         app = make_surface(desk, guard=guard, build=__version__, flagged=self._house.flag.there)
-        served = self._served = Served(app, listener, ending=lambda: close_streams(app))
+        served = self._served = Served(app, listener, ending=lambda: close_streams(app), behind_proxy=spec.public_url is not None)
         served.start()
         self.problem = ""
         log().info("web.listening", url=served.url, sign_in_with=str(spec.operator_token))

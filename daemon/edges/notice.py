@@ -136,7 +136,7 @@ def read_message(body: str) -> Message:
     """The message of a native body; anything that is no notice (an executor's payload, garbage) becomes its `payload`. Raises nothing."""
     try:
         return _message(json.loads(body))
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError):
         return Message(id="", kind="message", severity="warning", at=0, seq=0, house="reefd", anchor="", payload=body)
 
 

@@ -44,6 +44,7 @@ JITTER = 0.1  # a delay is stretched by up to this share, so that many failed de
 RETRY_AFTER_MAX_NS = DAY_NS
 ANSWER_BYTES_MAX = 1024  # of a refusal's body that is kept for the reason
 CONNECTIONS_MAX = 20
+SECONDS_DIGITS_MAX = 12  # of a Retry-After: 30,000 years
 SECRET_PART_MIN = 8  # characters of a part of an address that is hidden where it is quoted
 
 _NAT64 = IPv6Network("64:ff9b::/96")
@@ -172,10 +173,13 @@ def retry_after_ns(header: str | None, now: datetime) -> int | None:
         return None
     text = header.strip()
     if text.isdecimal():
-        return min(int(text) * NS, RETRY_AFTER_MAX_NS)
+        # Digits without end are a long time, and more of them than Python turns into a number.
+        if len(text.lstrip("0")) > SECONDS_DIGITS_MAX:
+            return RETRY_AFTER_MAX_NS
+        return min(int(text[-SECONDS_DIGITS_MAX:]) * NS, RETRY_AFTER_MAX_NS)
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, TypeError, IndexError, OverflowError):
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
@@ -207,7 +211,7 @@ def _retry_after_of_body(body: str) -> int | None:
     try:
         said = json.loads(body)
         seconds = float(said["parameters"]["retry_after"] if "parameters" in said else said["retry_after"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError):  # whatever JSON it is, and however deep
         return None
     return int(min(max(0.0, seconds), RETRY_AFTER_MAX_NS / NS) * NS) if seconds == seconds else None
 
@@ -254,8 +258,11 @@ def _client(ca_file: str, transport: httpx.AsyncBaseTransport | None) -> httpx.A
 
 
 def _hidden(target: Endpoint, text: str) -> str:
-    """The text without anything secret of the endpoint: receivers and libraries quote addresses in what they say."""
-    url = httpx.URL(target.url)
+    """The text without anything secret of the endpoint: receivers and libraries quote addresses in what they say. Raises nothing."""
+    try:
+        url = httpx.URL(target.url)
+    except httpx.InvalidURL:
+        url = httpx.URL()
     secrets = {target.url, url.path, url.raw_path.decode(), url.query.decode(), target.routing_key, *target.secrets}
     secrets |= {part for part in url.path.split("/") if len(part) >= SECRET_PART_MIN}
     for secret in sorted(secrets, key=len, reverse=True):
@@ -305,6 +312,13 @@ class WebhookSender:
         target = self._endpoints.get(endpoint)
         if target is None:
             return Dead(reason=f"no endpoint is named {endpoint!r}; the configuration has: {', '.join(sorted(self._endpoints)) or 'none'}")
+        try:
+            return await self._send(target, message_id, body, signed_at)
+        except Exception as error:
+            # What a receiver says must end neither the daemon nor the lane; nothing is known of the message then, so it is tried again.
+            return RetryLater(reason=_hidden(target, f"a fault of ours at this try: {type(error).__name__}: {str(error)[:200]}"))
+
+    async def _send(self, target: Endpoint, message_id: str, body: str, signed_at: datetime) -> Answer:
         if target.format == "apprise":
             return await self._send_broadly(target, body)
         pinned = await self._pin(target)

@@ -12,10 +12,15 @@ from collections.abc import Sequence
 from daemon.journal.entry import Delivery, EndpointRecord, Held, OutboxItem
 
 _FIELDS = "position, id, endpoint, body, severity, created_at, attempts, next_due, error, status, urgent, grp, settled_at, carried_by"
-_LANE = "SELECT min(position) FROM outbox AS lane WHERE lane.endpoint = outbox.endpoint AND lane.status = 'waiting' AND lane.grp = ''"
-# The head of the lane, and the first urgent one: that may overtake a head that waits for its next try, but nothing overtakes it.
-_HEAD_OF_LANE = f"(position = ({_LANE}) OR (urgent = 1 AND position = ({_LANE} AND lane.urgent = 1)))"
 _ON_LANE = "status = 'waiting' AND grp = ''"
+# The endpoints with something on their lanes, one index look-up each; then of each lane its head, and the first urgent one: that may
+# overtake a head that waits for its next try, but nothing overtakes it.
+_LANES = (
+    f"WITH RECURSIVE lanes (name) AS (SELECT min(endpoint) FROM outbox WHERE {_ON_LANE} UNION ALL "
+    f"SELECT (SELECT min(endpoint) FROM outbox WHERE {_ON_LANE} AND endpoint > lanes.name) FROM lanes WHERE lanes.name IS NOT NULL), "
+    f"heads (position) AS (SELECT (SELECT min(position) FROM outbox WHERE {_ON_LANE} AND endpoint = lanes.name) FROM lanes UNION "
+    f"SELECT (SELECT min(position) FROM outbox WHERE {_ON_LANE} AND urgent = 1 AND endpoint = lanes.name) FROM lanes) "
+)
 _INSERT = (
     "INSERT OR IGNORE INTO outbox (id, endpoint, body, severity, created_at, next_due, urgent, reminder, grp) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -30,11 +35,19 @@ def insert(connection: sqlite3.Connection, items: Sequence[OutboxItem]) -> None:
 def due(connection: sqlite3.Connection, now: int, unordered: frozenset[str], spared: frozenset[str], limit: int) -> list[Delivery]:
     """What may be sent now, urgent ones first: of an ordered lane only its head, of the lanes in `unordered` everything that is due, of
     the endpoints in `spared` only what is urgent."""
-    marks, without = ",".join("?" * len(unordered)), ",".join("?" * len(spared))
+    without = ",".join("?" * len(spared))
+    # Of a lane without order as many as may go, by position; what is urgent apart, so that it is never beyond the limit.
+    wanted = [(name, which) for name in sorted(unordered) for which in ("", " AND urgent = 1") if which or name not in spared]
+    each = "".join(
+        f" UNION SELECT * FROM (SELECT position FROM outbox WHERE {_ON_LANE}{which} AND endpoint = ? AND next_due <= ? "
+        "ORDER BY position LIMIT ?)"
+        for _, which in wanted
+    )
+    given = [value for name, _ in wanted for value in (name, now, limit)]
     rows = connection.execute(
-        f"SELECT {_FIELDS} FROM outbox WHERE {_ON_LANE} AND next_due <= ? AND (endpoint IN ({marks}) OR {_HEAD_OF_LANE}) "
-        f"AND (urgent = 1 OR endpoint NOT IN ({without})) ORDER BY urgent DESC, position LIMIT ?",
-        (now, *sorted(unordered), *sorted(spared), limit),
+        f"{_LANES} SELECT {_FIELDS} FROM outbox WHERE {_ON_LANE} AND next_due <= ? AND (urgent = 1 OR endpoint NOT IN ({without})) "
+        f"AND position IN (SELECT position FROM heads{each}) ORDER BY urgent DESC, position LIMIT ?",
+        (now, *sorted(spared), *given, limit),
     )
     return [_delivery(row) for row in rows]
 
@@ -59,7 +72,7 @@ def head(connection: sqlite3.Connection, endpoint: str) -> Delivery | None:
 def next_due(connection: sqlite3.Connection, unordered: frozenset[str]) -> int | None:
     """When the next delivery of a lane is due (ns); None when nothing waits there."""
     marks = ",".join("?" * len(unordered))
-    question = f"SELECT min(next_due) FROM outbox WHERE {_ON_LANE} AND (endpoint IN ({marks}) OR {_HEAD_OF_LANE})"
+    question = f"{_LANES} SELECT min(next_due) FROM outbox WHERE {_ON_LANE} AND (endpoint IN ({marks}) OR position IN heads)"
     row = connection.execute(question, tuple(sorted(unordered))).fetchone()
     return None if row[0] is None else int(row[0])
 
@@ -73,13 +86,17 @@ def dead(connection: sqlite3.Connection, endpoint: str | None) -> list[Delivery]
 
 def waiting(connection: sqlite3.Connection) -> int:
     """How many deliveries wait, over all lanes and groups."""
-    return int(connection.execute("SELECT count(*) FROM outbox WHERE status = 'waiting'").fetchone()[0])
+    return sum(count for (_, status), count in counts(connection).items() if status == "waiting")
 
 
 def counts(connection: sqlite3.Connection) -> dict[tuple[str, str], int]:
     """How many messages wait or are dead, by (endpoint, status)."""
-    rows = connection.execute("SELECT endpoint, status, count(*) FROM outbox WHERE status IN ('waiting', 'dead') GROUP BY endpoint, status")
-    return {(str(endpoint), str(status)): int(count) for endpoint, status, count in rows}
+    found: dict[tuple[str, str], int] = {}
+    # Three questions, since each has an index of its own; one over all would read every message that ever left.
+    for status, which in (("waiting", _ON_LANE), ("waiting", "status = 'waiting' AND grp <> ''"), ("dead", "status = 'dead'")):
+        for endpoint, count in connection.execute(f"SELECT endpoint, count(*) FROM outbox WHERE {which} GROUP BY endpoint"):
+            found[endpoint, status] = found.get((endpoint, status), 0) + int(count)
+    return found
 
 
 def latest(connection: sqlite3.Connection, endpoint: str, status: str, limit: int) -> list[Delivery]:

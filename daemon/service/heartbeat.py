@@ -52,7 +52,13 @@ class Heartbeat:
             await self._pause(slot - time.monotonic())
 
     async def beat(self) -> None:
-        """One beat, or the log line of why there is none."""
+        """One beat, or the log line of why there is none. Raises nothing: a beat that fails must not end the daemon that it vouches for."""
+        try:
+            await self._beat()
+        except Exception as error:
+            self._missed(f"a fault of ours: {type(error).__name__}: {str(error)[:200]}")
+
+    async def _beat(self) -> None:
         why = self._unfit()
         if why != self.left_out:
             self.left_out = why
@@ -70,6 +76,9 @@ class Heartbeat:
                 log().info("heartbeat.taken", failures=self.failed)
             self.failed = 0
             return
+        self._missed(answer.reason)
+
+    def _missed(self, why: str) -> None:
         self.failed += 1
         if self.failed == 1:
-            log().warning("heartbeat.refused", reason=answer.reason)
+            log().warning("heartbeat.refused", reason=why)

@@ -25,6 +25,7 @@ from daemon.service.logging import log
 from daemon.units import MINUTE_NS, NS
 
 IDLE_NS = NS // 4  # how long a new item may wait before a lane sees it when nobody calls `look`
+UNBOOKED_NS = MINUTE_NS  # how long a delivery rests whose outcome could not be written down
 URGENT_WITHIN_NS = 3 * MINUTE_NS  # an urgent notice that will not be there by then is raised elsewhere at once
 
 
@@ -66,6 +67,7 @@ class Lanes:
         self._raise_alarm = raise_alarm  # a critical notice that reached nobody: somebody else must hear of it
         self._unordered = frozenset(name for name, endpoint in sender.endpoints.items() if not endpoint.ordered)
         self._sending: dict[int, asyncio.Task[None]] = {}
+        self._resting: dict[int, int] = {}  # until when (ns), by position: what could not be booked must not be tried without end
         self._busy: dict[str, int] = {}  # deliveries on the wire by endpoint
         self._more = asyncio.Event()
         self.dead = 0  # given up since the start
@@ -138,14 +140,16 @@ class Lanes:
                 continue
             busy = self._busy.get(delivery.endpoint, 0)
             probing = not delivery.urgent and state_of(records.get(delivery.endpoint), now) == "half-open"
-            if delivery.position in self._sending or (busy and (delivery.endpoint not in self._unordered or probing)):
+            if delivery.position in self._sending or self._resting.get(delivery.position, 0) > now:
+                continue
+            if busy and (delivery.endpoint not in self._unordered or probing):
                 continue
             self._start(delivery)
         for name, record in records.items():
             ours = name in self._sender.endpoints and record.disabled_at is None
             if ours and not self._busy.get(name) and state_of(record, now) == "half-open":
                 head = self._journal.lane_head(name)
-                if head is not None:
+                if head is not None and self._resting.get(head.position, 0) <= now:
                     self._start(head, probe=True)
 
     def _start(self, delivery: Delivery, *, probe: bool = False) -> None:
@@ -167,13 +171,27 @@ class Lanes:
             task.cancel()
 
     def _done(self, delivery: Delivery, done: asyncio.Task[None]) -> None:
+        self._resting.pop(delivery.position, None)
         if not done.cancelled() and done.exception() is not None:
+            self._resting[delivery.position] = self._clock.now() + UNBOOKED_NS
             log().error("notice.unmarked", action_id=delivery.id, endpoint=delivery.endpoint, reason=str(done.exception()))
         self._sending.pop(delivery.position, None)
         self._busy[delivery.endpoint] -= 1
         self._more.set()
 
     async def _deliver(self, delivery: Delivery, *, probe: bool = False) -> None:
+        """One try with its outcome in the journal; a fault of ours is a failed try like any other, so that it comes to an end."""
+        try:
+            await self._try(delivery, probe=probe)
+        except Exception as error:
+            at = self._clock.now()
+            why = f"a fault of ours at this try: {type(error).__name__}: {str(error)[:200]}"
+            log().error("notice.fault", action_id=delivery.id, endpoint=delivery.endpoint, reason=why)
+            await asyncio.wrap_future(self._journal.endpoint_failed(delivery.endpoint, at, why))
+            if not probe:
+                await self._booked(delivery, at, why, self._again_at(delivery, at))
+
+    async def _try(self, delivery: Delivery, *, probe: bool) -> None:
         name = delivery.endpoint
         record = self._journal.endpoint_records().get(name)
         if record is not None and record.disabled_at is not None:
@@ -187,14 +205,7 @@ class Lanes:
                 log().info("notice.delivered", action_id=delivery.id, endpoint=name, attempts=delivery.attempts + 1)
                 await asyncio.wrap_future(self._journal.mark_delivered(delivery.position, at))
             case RetryLater():
-                due = retry_at(
-                    message_id=delivery.id,
-                    endpoint=name,
-                    attempts=delivery.attempts + 1,
-                    failed_at=at,
-                    after_ns=answer.after_ns,
-                    critical=delivery.severity == CRITICAL,
-                )
+                due = self._again_at(delivery, at, answer.after_ns)
                 not_before = 0 if answer.after_ns is None else at + answer.after_ns
                 await asyncio.wrap_future(self._journal.endpoint_failed(name, at, answer.reason, not_before))
                 if not probe:  # a probe is a try of the endpoint's, none of the message's
@@ -212,6 +223,20 @@ class Lanes:
         late = due is None or due - delivery.created_at > URGENT_WITHIN_NS
         if delivery.urgent and (late or tripped(self._journal.endpoint_records().get(delivery.endpoint))):
             await self._raise_elsewhere(delivery, at, why)
+        await self._booked(delivery, at, why, due)
+
+    def _again_at(self, delivery: Delivery, at: int, after_ns: int | None = None) -> int | None:
+        return retry_at(
+            message_id=delivery.id,
+            endpoint=delivery.endpoint,
+            attempts=delivery.attempts + 1,
+            failed_at=at,
+            after_ns=after_ns,
+            critical=delivery.severity == CRITICAL,
+        )
+
+    async def _booked(self, delivery: Delivery, at: int, why: str, due: int | None) -> None:
+        """The journal has the failed try, and people hear of what was given up."""
         await asyncio.wrap_future(self._journal.mark_failed(delivery.position, at, why, due))
         if due is not None:
             log().warning("notice.delayed", action_id=delivery.id, endpoint=delivery.endpoint, reason=why, retry_in_s=(due - at) // NS)

@@ -256,15 +256,19 @@ def outlook(equity: float, maintenance: float, delta: float) -> Outlook:
 def leg_cost(turn: Turn, market: str, side: str, notional: float) -> float:
     """What taking `notional` USD off costs, USD: taker fee, half the spread, and the way into the book; NaN when none of it is known.
 
-    The way into the book grows linearly with the share of the depth within 50 bps that is taken; where no depth is fed it is left out.
+    The way into the book grows linearly with the share of the depth within 50 bps that is taken, beyond it as well; where no depth is
+    ever fed it is left out, and where it was fed and is unknown now, the cost is unknown.
     """
     venue = market.partition(":")[0]
     fee = turn.hot.glance(Kind.VENUE, venue, "taker_fee", turn.at)
     spread = turn.hot.glance(Kind.MARKET, market, "spread", turn.at)
     fixed = turn.hot.glance(Kind.VENUE, venue, "fixed_slippage", turn.at)
     half = spread / 2.0 if spread == spread else fixed
-    depth = turn.hot.glance(Kind.MARKET, market, "ask_depth" if side == "BUY" else "bid_depth", turn.at)
-    impact = IMPACT * min(1.0, notional / depth) if depth > 0.0 else 0.0
+    deep = "ask_depth" if side == "BUY" else "bid_depth"
+    depth = turn.hot.glance(Kind.MARKET, market, deep, turn.at)
+    if not depth > 0.0 and turn.hot.seen_at(Kind.MARKET, market, deep) != NEVER:
+        return math.nan  # unknown now, or nobody there: what it costs cannot be said
+    impact = IMPACT * notional / depth if depth > 0.0 else 0.0
     return notional * ((fee if fee == fee else TAKER_FEE_DEFAULT) + half + impact)
 
 

@@ -1,7 +1,8 @@
 """Commands over MQTT (floor 7): `<prefix>/command` with `{id, at, token, verb, target, reason, until, plan_digest}`.
 
 A command that passes this door is handed on and enters the journal before anything else; its id makes it count once, however often the
-broker delivers it. The answer goes to the response topic that its sender named. Without an answer: send the same command again.
+broker delivers it. Only a halt counts each time: it is harmless twice, and a resume may have come between. The answer goes to the response
+topic that its sender named. Without an answer: send the same command again.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
@@ -31,6 +33,7 @@ EFFECT_S = 15.0
 TOPIC_CHARS_MAX = 500  # of a response topic
 REMEMBERED_MAX = 1_000  # effects of the latest commands, for those that come twice
 MUST_SAY_WHY = ("pause", "unpause", "resume")
+LETS_LOOSE = ("unpause", "resume")
 _ID = re.compile(r"[A-Za-z0-9._:@-]{1,120}")
 
 Authorise = Callable[[str, str], str | None]  # (token, verb) -> the actor, None when the token may not
@@ -116,16 +119,49 @@ def _time(key: str, text: str) -> int:
         raise CommandRefused(f"{key} is no ISO-8601 time; write for example 2026-02-03T17:00:00Z") from None
 
 
-def _asked(command: CommandMessage, actor: str) -> Command:
+def _asked(command: CommandMessage, actor: str, command_id: str) -> Command:
     return Command(
         verb=command.verb,
         actor=actor,
-        command_id=f"mqtt:{command.id}",
+        command_id=command_id,
         target=command.target,
         reason=command.reason or f"{command.verb} over MQTT",
         until=command.until,
         digest=command.plan_digest,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _HandedOn:
+    """A command that was handed on, for the same one again."""
+
+    command_id: str
+    sent: str  # the `at` of its message
+    until: int  # wall, ns: a message of this time is too old to be taken
+    effect: asyncio.Future[Effect]
+
+    def stands_for(self, command: CommandMessage) -> bool:
+        """True when what came of it is the answer to `command` too, which has its person, verb, target and id."""
+        if not self.effect.done():
+            return True
+        # The same message delivered again, or the same id used again? Of the latter only the journal can say what it counts for.
+        return self.sent == command.at and (_done(self.effect) is not None or command.verb in LETS_LOOSE)
+
+    def again(self, fresh: str) -> str:
+        """The id to ask under again: the same as long as it may count, `fresh` when the journal has it as a command that did nothing."""
+        return fresh if _did_nothing(self.effect) else self.command_id
+
+
+def _done(effect: asyncio.Future[Effect]) -> Effect | None:
+    """An effect that is there and was done."""
+    came = effect.done() and not effect.cancelled() and effect.exception() is None
+    return effect.result() if came and effect.result().done else None
+
+
+def _did_nothing(effect: asyncio.Future[Effect]) -> bool:
+    """True when the journal says so; an effect without a number in it may still come."""
+    came = effect.done() and not effect.cancelled() and effect.exception() is None
+    return came and not effect.result().done and effect.result().seq > 0
 
 
 class CommandDoor:
@@ -145,10 +181,10 @@ class CommandDoor:
         self._clock = clock
         self._wall = wall
         self._authorise = authorise
-        self._perform = perform  # journals it and tells what came of it
+        self._perform = perform  # journals it and tells what came of it; raises nothing
         self._tell = tell
         self._under_way: set[asyncio.Task[None]] = set()
-        self._effects: dict[str, asyncio.Future[Effect]] = {}  # by id, the latest
+        self._handed_on: dict[str, _HandedOn] = {}  # by person, verb, target and id; the latest
         self.taken = 0
         self.refused = 0
 
@@ -194,17 +230,36 @@ class CommandDoor:
             task.cancel()
 
     async def _do(self, message: Incoming, command: CommandMessage, actor: str) -> None:
-        effect = self._effects.get(command.id)
-        if effect is None:
-            effect = self._effects[command.id] = asyncio.ensure_future(self._perform(_asked(command, actor)))
-            while len(self._effects) > REMEMBERED_MAX:
-                del self._effects[next(iter(self._effects))]
+        effect = self._effect(command, actor)
         try:
             async with asyncio.timeout(EFFECT_S):
-                # One that the broker delivers again (QoS 1) is answered again, but never asked again: what was asked since stands.
                 self._answer(message, command.id, await asyncio.shield(effect))
         except TimeoutError:
             log().error("command.unanswered", door="mqtt", command_id=command.id, verb=command.verb, waited_s=EFFECT_S)
+
+    def _effect(self, command: CommandMessage, actor: str) -> asyncio.Future[Effect]:
+        """What comes of a command. The same one again is answered again and not asked again: what was asked since stands."""
+        wall = self._wall()
+        key = f"mqtt:{actor}/{command.verb}/{command.target}/{command.id}"
+        fresh = f"{key}/{iso(wall)}-{self.taken}"  # an id that was never used
+        if command.verb == "halt":
+            # Whoever presses the button again means it, whatever its id: it is never answered from memory, and the engine takes it too.
+            return asyncio.ensure_future(self._perform(_asked(command, actor, fresh)))
+        self._forget(wall)
+        before = self._handed_on.pop(key, None)
+        if before is None or not before.stands_for(command):
+            command_id = key if before is None else before.again(fresh)
+            effect = asyncio.ensure_future(self._perform(_asked(command, actor, command_id)))
+            until = max(wall, parse_iso(command.at)) + AGE_MAX_NS
+            before = _HandedOn(command_id=command_id, sent=command.at, until=until, effect=effect)
+        self._handed_on[key] = before
+        return before.effect
+
+    def _forget(self, wall: int) -> None:
+        for key in [key for key, one in self._handed_on.items() if one.until < wall]:
+            del self._handed_on[key]
+        while len(self._handed_on) >= REMEMBERED_MAX:
+            del self._handed_on[next(iter(self._handed_on))]
 
     def _answer(self, message: Incoming, name: str, effect: Effect) -> None:
         topic = message.response_topic
@@ -214,8 +269,4 @@ class CommandDoor:
                 log().warning("command.unanswerable", door="mqtt", command_id=name, topic=topic[:100])
             return
         content = {"id": name, "done": effect.done, "effect": effect.effect, "seq": effect.seq, "at": effect.at}
-        self._tell(
-            Outgoing(
-                topic=topic, payload=json.dumps(content).encode(), expiry_s=ANSWER_EXPIRY_S, correlation=message.correlation
-            )
-        )
+        self._tell(Outgoing(topic=topic, payload=json.dumps(content).encode(), expiry_s=ANSWER_EXPIRY_S, correlation=message.correlation))

@@ -41,6 +41,8 @@ class Standing:
                 self.histories = (*self.histories, entry.source)
             case OperatorCommand() if entry.command_id.startswith(HALT_FLAG):
                 self.halt_flag = entry.command_id if entry.verb == "halt" else ""
+            case OperatorCommand() if entry.verb == "resume" and entry.target == "":
+                self.halt_flag = ""  # whoever resumes everything takes the flag away with it
             case _:
                 pass
 

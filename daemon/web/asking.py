@@ -50,6 +50,8 @@ class Asking:
 
     async def approve(self, person: Person, run_id: str, *, digest: str, reason: str = "", key: str = "") -> Told:
         """Approve the plan of a run that `digest` names: another plan than the one that was seen is not approved."""
+        if not digest:
+            raise Refused(422, "no_digest", "say which plan: an approval carries the digest of the plan that was shown")
         return await self._of_run(_command("approve", person, run_id, reason=reason, key=key, digest=digest))
 
     async def deny(self, person: Person, run_id: str, *, digest: str = "", reason: str = "", key: str = "") -> Told:

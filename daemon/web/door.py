@@ -132,13 +132,13 @@ class Doorkeeper:
         """A new session for whoever knows the secret of a token; returns its id, for `give`. Raises Refused 401, 403 or 429."""
         self._from_here(request)
         address = _address(request)
-        wait_s = self._wrong_sign_ins.wait_s(address)
-        if wait_s:
-            raise too_many("too many wrong sign-ins from this address", wait_s)
         secret = secret.strip()
+        # The right token is never made to wait: whoever shares its address with somebody who guesses would be locked out by them.
         token = self.tokens.find(secret, at_s=self._wall()) if SECRET.fullmatch(secret) else None
         if token is None:
-            self._wrong_sign_ins.take(address)
+            wait_s = self._wrong_sign_ins.take(address)
+            if wait_s:
+                raise too_many("too many wrong sign-ins from this address", wait_s)
             raise sign_in_needed("this token is not known, or has expired", error="invalid_token")
         self.sign_out(request)
         return self._sessions.begin(token.digest)

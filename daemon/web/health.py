@@ -19,7 +19,8 @@ def health(now: Now, *, wall_s: float) -> Health:
 
 
 def readiness(now: Now, *, wall_s: float, tokens: str = "") -> Readiness:
-    """Ready when it is alive, is not blind, every feed has been heard of, and the journal takes what is decided.
+    """Ready when it is alive, is not blind, and every feed has been heard of. One whose journal
+    cannot be written has ended.
 
     `tokens`: what is wrong with the file of tokens; the daemon acts all the same.
     """
@@ -28,8 +29,6 @@ def readiness(now: Now, *, wall_s: float, tokens: str = "") -> Readiness:
     if now.line == "BLIND":
         lacking.append(f"blind: {now.why}")
     lacking += [f"feed {feed.source} has not been heard of yet" for feed in now.feeds if feed.state == "waiting"]
-    if now.stats.get("journal_writable", 1.0) < 1.0:
-        lacking.append("the journal cannot be written")
     degraded = [f"feed {feed.source}: {feed.state}; {feed.reason}" for feed in now.feeds if feed.state not in ("ok", "waiting")]
     degraded += [f"nobody but the operator is admitted: {tokens}"] if tokens else []
     return Readiness(ready=not lacking, lacking=tuple(lacking[:LISTED_MAX]), degraded=tuple(degraded[:LISTED_MAX]))

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 from daemon.errors import UserError
 from daemon.web.patience import patient
 
+KEEP_ALIVE_S = 15  # an idle connection is closed after so long
 DRAIN_S = 2  # what is being answered when the server stops
 
 
@@ -43,7 +44,10 @@ def bind(host: str, port: int) -> socket.socket:
 class Served:
     """One application on one socket; `ending` is called on the server's loop before it stops, to end streams that would never end."""
 
-    def __init__(self, app: ASGIApp, listener: socket.socket, *, ending: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, app: ASGIApp, listener: socket.socket, *, ending: Callable[[], None] = lambda: None, behind_proxy: bool = False
+    ) -> None:
+        """`behind_proxy`: whether X-Forwarded-For of this machine's proxy tells who asks; else anybody here could say they are many."""
         self._listener = listener
         self._ending = ending
         config = uvicorn.Config(
@@ -54,7 +58,8 @@ class Served:
             access_log=False,
             lifespan="auto",
             timeout_graceful_shutdown=DRAIN_S,
-            timeout_keep_alive=75,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            proxy_headers=behind_proxy,
             server_header=False,
             h11_max_incomplete_event_size=65_536,
         )

@@ -31,13 +31,11 @@ COUNTERS: Mapping[str, tuple[str, str]] = {
 LABELLED: Mapping[str, tuple[str, str, str]] = {
     "actions": ("reefd_actions", "status", "Writes by what came of them since the start."),
     "runs": ("reefd_runs", "status", "Runs that ended by their status since the start."),
-    "deliveries": ("reefd_deliveries", "status", "Messages to endpoints by what came of them since the start."),
 }
 GAUGES: Mapping[str, tuple[str, str]] = {
     "inbox": ("reefd_inbox_depth", "Events that wait for the loop."),
     "outbox": ("reefd_outbox_depth", "Messages that wait for their endpoint."),
     "dead_letters": ("reefd_dead_letters", "Messages that were given up."),
-    "journal_writable": ("reefd_journal_writable", "1 when the journal takes what is decided."),
     "unsettled": ("reefd_actions_unsettled", "Writes without a definite outcome."),
     "slowest_decision_s": ("reefd_decision_max_seconds", "The longest decision since the start."),
     "slowest_commit_s": ("reefd_commit_max_seconds", "The longest wait for a commit since the start."),

@@ -33,9 +33,9 @@ def patient(*, head_s: float = HEAD_S, most: int = CONNECTIONS_MAX) -> type[H11P
             else:
                 self._wait()
 
-        def data_received(self, data: bytes) -> None:
+        def data_received(self, chunk: bytes) -> None:
             """Take a part of a request; until its head is whole, time runs."""
-            super().data_received(data)
+            super().data_received(chunk)
             if self.cycle is None or self.cycle.response_complete:
                 self._wait()
             else:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 
 from fastapi.sse import format_sse_event
 
+from daemon.service.logging import log
 from daemon.service.views import Happening
 from daemon.web.desk import Desk, Unavailable
 from daemon.web.refusals import Refused
@@ -111,6 +112,9 @@ class Streams:
                     self._spread(happening)
                 break  # the daemon stops
             except Unavailable:
+                await asyncio.sleep(AGAIN_S)
+            except Exception as error:  # one happening that cannot be told must not end the stream for everybody
+                log().error("web.stream_fault", reason=repr(error), again_s=AGAIN_S)
                 await asyncio.sleep(AGAIN_S)
         self.close()
 

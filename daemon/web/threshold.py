@@ -56,7 +56,7 @@ class Threshold:
                 await send(message)
 
         try:
-            if scope["path"].rstrip("/").endswith(STREAM_PATH):
+            if scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/") == STREAM_PATH:
                 await self._admit(scope, receive, hardened)
                 return
             async with asyncio.timeout(self._request_s):
