@@ -534,7 +534,7 @@ def demo(
 @app.command()
 def status(
     config: Config = DEFAULT_CONFIG,
-    output: Output = Format.TEXT,
+    output: Piped = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it anew each second; JSON lines when piped.")] = False,
     url: Url = None,
 ) -> None:
@@ -548,7 +548,7 @@ def status(
 
     Exit codes: 0 running and turning; 1 not running, or degraded; 2 the settings cannot be used, or --url does not answer.
     """
-    _finish(_job("watching", "status")(config, json_format=output is Format.JSON, watch=watch, url=url))
+    _finish(_job("watching", "status")(config, json_format=_as_json(output), watch=watch, url=url))
 
 
 @app.command()

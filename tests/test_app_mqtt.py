@@ -41,9 +41,14 @@ class QuietDesk:
     def __init__(self) -> None:
         self.view = NOW
         self.broken: Exception | None = None
+        self.asked = 0
         self.commands: list[Command] = []
+        self.refused: dict[str, Exception] = {
+            "nobody": NotKnown("there is no runbook 'nobody'"), "slow": Unavailable("the command waits"), "wrong": KeyError("x"),
+        }  # fmt: skip
 
     async def now(self) -> Now:
+        self.asked += 1
         if self.broken is not None:
             raise self.broken
         return self.view
@@ -56,8 +61,8 @@ class QuietDesk:
 
     async def command(self, command: Command) -> Effect:
         self.commands.append(command)
-        if command.target == "nobody":
-            raise NotKnown("there is no runbook 'nobody'")
+        if command.target in self.refused:
+            raise self.refused[command.target]
         self.view = replace(self.view, halted=f"{command.actor}: {command.reason}")
         return Effect(done=True, effect="halted everything", seq=8, at="then")
 
@@ -122,6 +127,68 @@ async def test_a_desk_that_does_not_answer_closes_every_gate_until_it_does(broke
         assert "the daemon cannot tell: the loop has not turned for 6 s" in listener.last("reefd/gate/dydx/BTC-USD")
         desk.broken = None
         await until(lambda: gate(listener) is True)
+
+
+@pytest.mark.parametrize("fault", [NotKnown("x"), AssertionError("x"), ValueError("x"), KeyError("x")])
+async def test_a_fault_of_a_view_closes_every_gate_is_told_once_and_ends_nothing(
+    broker: BrokerProcess, tmp_path: Path, fault: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    desk = QuietDesk()
+    async with Listener(broker, "reefd/#") as listener, live(broker, tmp_path, desk):
+        await until(lambda: gate(listener) is True)
+        asked, desk.broken = desk.asked, fault
+        await until(lambda: (gate(listener), gate(listener, "")) == (False, False))
+        assert f"a fault of its own ({type(fault).__name__})" in listener.last("reefd/gate/dydx/BTC-USD")
+        await until(lambda: desk.asked > asked + 2)
+        desk.broken = None
+        await until(lambda: (gate(listener), gate(listener, "")) == (True, True))
+    assert capsys.readouterr().out.count("mqtt.fault") == 1
+
+
+async def test_a_part_that_breaks_is_begun_anew_and_the_others_speak_on(
+    broker: BrokerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daemon.app.live_mqtt.AGAIN_MIN_S", 0.01)
+    desk = QuietDesk()
+    broken = 0
+
+    def breaks(*_: object) -> object:
+        nonlocal broken
+        broken += 1
+        raise AssertionError("a fault of ours")
+
+    monkeypatch.setattr(Journal, "lane", breaks)  # of the lane that speaks and of the one that watches
+    async with Listener(broker, "reefd/#") as listener, live(broker, tmp_path, desk) as mqtt:
+        await until(lambda: broken > 3)
+        await until(lambda: gate(listener) is True)
+        assert (mqtt.page()["connected"], mqtt.page()["connects"]) == (True, 1)
+
+
+async def test_a_link_that_breaks_is_made_anew_and_the_will_says_offline_meanwhile(
+    broker: BrokerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daemon.app.live_mqtt.AGAIN_MIN_S", 0.01)
+    async with Listener(broker, "reefd/status") as listener, live(broker, tmp_path, QuietDesk()) as mqtt:
+        await until(lambda: listener.last("reefd/status") == "online")
+        with monkeypatch.context() as broken:
+            broken.setattr("daemon.service.mqtt_state.StateSpeaker._wait", lambda _self: 1 / 0)
+            mqtt._state.look()
+            await until(lambda: "offline" in [one.text for one in listener.heard])
+        await until(lambda: listener.last("reefd/status") == "online")
+
+
+@pytest.mark.parametrize(("target", "says"), [("slow", "not known yet: the command waits"), ("wrong", "a fault of the daemon (KeyError)")])
+async def test_a_command_that_may_still_be_taken_is_not_told_as_nothing(
+    broker: BrokerProcess, tmp_path: Path, target: str, says: str
+) -> None:
+    async with Listener(broker, "answers/#") as listener, live(broker, tmp_path, QuietDesk()), stranger(broker) as somebody:
+        await said(somebody, "reefd/command", commanded(verb="ack", target=target), answer_to="answers/ana")
+        await until(lambda: listener.of("answers/ana"))
+    answer = json.loads(listener.last("answers/ana"))
+    assert not answer["done"]
+    assert says in answer["effect"]
+    assert "it may still be taken; sent again with the same id it counts once" in answer["effect"]
+    assert "nothing" not in answer["effect"]
 
 
 async def test_commands_are_heard_only_where_the_settings_say_so(broker: BrokerProcess, tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_a_person_who_halts_anything_around_it_closes_it(target: str) -> None:
     made.step(OperatorCommand(at=made.now, command_id="c1", actor="ana", verb="halt", target=target, reason="news"))
     answer = ask(made)
     assert not answer.open
-    assert "are halted by operator since 2023-11-14T22:13:30Z: news" in answer.why
+    assert "are halted by operator ana since 2023-11-14T22:13:30Z: news" in answer.why
     closed = gates(made.engine.cold.gates)
     assert [(g.what, g.reason) for g in closed] == [(target.rpartition("/")[2], "news")]
     made.step(OperatorCommand(at=made.now + 1, command_id="c2", actor="ana", verb="resume", target=target))

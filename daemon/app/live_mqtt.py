@@ -4,7 +4,8 @@
     mqtt.serve(desk, authorise)            # state out and commands in, as soon as there is a desk
     await mqtt.run(); await mqtt.stop()    # a background task; nobody waits for it
 
-A dry run listens and says nothing: its state would stand in the place of the real daemon's.
+A dry run listens and says nothing: its state would stand in the place of the real daemon's. A fault of all this is told, closes the
+gates and is tried again: what is shown never stops what acts.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 
-from daemon.edges.broker import Broker, Outgoing, Subscription
+from daemon.edges.broker import Broker, Connection, Outgoing, Subscription
 from daemon.edges.mqtt import MqttWire
+from daemon.errors import EdgeError
 from daemon.journal.entry import Delivery
 from daemon.journal.store import Journal
 from daemon.service.clock import Clock
@@ -36,6 +38,8 @@ from daemon.web.desk import Desk, NotKnown, Unavailable
 ASKED_S = 5.0  # how long the desk is waited for before every gate counts as closed
 SHARE = 20  # one part in so many of the time goes into asking
 PAUSE_MAX_S = 5.0
+MAY_COUNT = "it may still be taken; sent again with the same id it counts once"
+AGAIN_MIN_S, AGAIN_MAX_S = 1.0, 60.0  # pauses before a task that broke is started anew
 DRAIN_S = 1.0  # for effects of commands that are on their way when the daemon stops
 
 
@@ -63,13 +67,13 @@ class LiveMqtt:
         self._said: Mapping[str, str] = {}
         self._made = StateTopics()
         self._post = Post()
+        self._faults: set[str] = set()  # kinds that were told
+        self._stopping = asyncio.Event()
         self._ended = asyncio.Event()
         self._started = False
         prefix = self._spec.prefix
         self._state = StateSpeaker(prefix=prefix, snapshot=lambda: self._said)
-        self.lane = NoticeLane(
-            journal=journal, clock=clock, prefix=prefix, raise_alarm=raise_alarm, fallback=self._spec.fallback or ""
-        )
+        self.lane = NoticeLane(journal=journal, clock=clock, prefix=prefix, raise_alarm=raise_alarm, fallback=self._spec.fallback or "")
         fed = self._spec.fed()
         self._feed = None
         if fed:
@@ -101,19 +105,57 @@ class LiveMqtt:
         self.lane.look()
 
     async def run(self) -> None:
-        """Keep the connection up until `stop`. Raises only what is a fault of ours."""
+        """Keep the connection up until `stop`; whatever fails begins anew."""
         self._started = True
-        link = self._link = self._make_link()
         try:
             async with asyncio.TaskGroup() as group:
-                beside = [group.create_task(self._refresh(), name="mqtt state")]
+                beside = [group.create_task(self._kept("state", self._refresh), name="mqtt state")]
                 if not self._dry_run:
-                    beside.append(group.create_task(self.lane.watch(), name="mqtt overdue"))
-                await link.run()
+                    beside.append(group.create_task(self._kept("overdue", self.lane.watch), name="mqtt overdue"))
+                await self._kept("link", self._hold)
                 for task in beside:
                     task.cancel()
         finally:
             self._ended.set()
+
+    async def _kept(self, where: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Do a work that ends only with the daemon, and again after a pause when it fails."""
+        pause_s = AGAIN_MIN_S
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            try:
+                await work()
+            except EdgeError as gone:
+                if where in PARTS:
+                    raise  # the connection's end, which is the link's to see
+                self._fault(where, gone)
+            except Exception as error:
+                self._fault(where, error)
+            if time.monotonic() - began >= AGAIN_MAX_S:
+                pause_s = AGAIN_MIN_S
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._stopping.wait()
+            pause_s = min(2 * pause_s, AGAIN_MAX_S)
+
+    async def _hold(self) -> None:
+        link = self._link = self._make_link()
+        try:
+            await link.run()
+        except Exception as error:
+            # The broker has published `offline` by then: the line was cut.
+            link.standing.connected, link.standing.since = False, time.monotonic()
+            link.standing.reason = f"a fault of the daemon: {_first(error)!r}"
+            self._changed(link.standing)
+            raise
+
+    def _fault(self, where: str, error: Exception) -> None:
+        """Tell a fault, once a kind."""
+        first = _first(error)
+        kind = f"{where} {type(first).__name__}"
+        if kind not in self._faults:
+            self._faults.add(kind)
+            log().error("mqtt.fault", where=where, reason=repr(first), consequence="the nets go on; it is tried again", exc_info=error)
 
     async def stop(self) -> None:
         """Say the last words, in a few seconds or not at all."""
@@ -121,6 +163,7 @@ class LiveMqtt:
             return
         if self._door is not None:
             await self._door.drain(DRAIN_S)
+        self._stopping.set()
         self._link.stop()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_S):
@@ -153,7 +196,8 @@ class LiveMqtt:
         if self._door is not None:
             subscription = Subscription(topics=self._door.topics, stored=False)
             hear.insert(0, Hearing(subscription=subscription, takes=self._door.takes, take=self._door.take))
-        parts: list[Part] = [] if self._dry_run else [self.lane, self._post]
+        steady: list[Part] = [_Steady(self.lane, self._kept, "notices"), _Steady(self._post, self._kept, "answers")]
+        parts: list[Part] = [] if self._dry_run else steady
         if self._desk is not None and not self._dry_run:
             parts.insert(0, self._state)
         return Link(
@@ -177,9 +221,15 @@ class LiveMqtt:
         assert self._desk is not None
         try:
             return await self._desk.command(command)
-        except (NotKnown, Unavailable) as error:
-            log().warning("command.not_done", door="mqtt", command_id=command.command_id, verb=command.verb, reason=str(error))
-            return Effect(done=False, effect=f"nothing: {error}", seq=0, at=iso(self._clock.now()))
+        except NotKnown as error:
+            text = f"nothing: {error}"
+        except Unavailable as error:
+            text = f"not known yet: {error}; {MAY_COUNT}"
+        except Exception as error:
+            text = f"not known: a fault of the daemon ({type(error).__name__}); {MAY_COUNT}"
+            self._fault(command.verb, error)
+        log().warning("command.not_done", door="mqtt", command_id=command.command_id, verb=command.verb, reason=text)
+        return Effect(done=False, effect=text, seq=0, at=iso(self._clock.now()))
 
     # --- state --------------------------------------------------------------------------------------------------------
 
@@ -195,6 +245,9 @@ class LiveMqtt:
                         before, self._said = self._said, await self._ask(self._desk)
                 except (TimeoutError, Unavailable) as error:
                     before, self._said = self._said, self._unanswered(str(error) or "it does not answer")
+                except Exception as error:
+                    self._fault("state", error)
+                    before, self._said = self._said, self._unanswered(f"a fault of its own ({type(error).__name__})")
                 if before != self._said:
                     self._state.look()
             # Telling takes a small part of the loop's time, however many markets there are.
@@ -219,6 +272,30 @@ class LiveMqtt:
         already = next((text for topic, text in self._said.items() if topic in gates), "")
         text = already if "the daemon cannot tell" in already else gate_text(closed)
         return {**before, **dict.fromkeys(gates, text)}
+
+
+PARTS = ("notices", "answers")
+
+
+class _Steady:
+    """A part whose own faults do not end the connection: others speak over it."""
+
+    def __init__(self, part: Part, kept: Callable[[str, Callable[[], Awaitable[None]]], Awaitable[None]], name: str) -> None:
+        self._part, self._kept, self._name = part, kept, name
+
+    async def speak(self, connection: Connection) -> None:
+        """Speak, and again after a fault. Raises EdgeError."""
+        await self._kept(self._name, lambda: self._part.speak(connection))
+
+    async def farewell(self, connection: Connection) -> None:
+        """The part's last words."""
+        await self._part.farewell(connection)
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def overall(halted: str, *, openings_halted: bool, at: str) -> GateAnswer:

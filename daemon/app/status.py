@@ -123,13 +123,19 @@ def degraded(page: Mapping[str, Any], now: datetime) -> list[str]:
     if "pid" not in page:
         return [*found, "the daemon has not run with these settings"]
     if page.get("ended"):
-        return [*found, f"the daemon is not running: {page['ended']}"]
+        return [*found, f"the daemon is not running: {page['ended']}", *halted_by(page)]
     silent_s = (now - datetime.fromisoformat(page["published"])).total_seconds()
     if not alive(int(page["pid"])):
-        return [*found, f"the daemon is not running: process {page['pid']} is gone and left no last words; its next start recovers"]
+        gone = f"the daemon is not running: process {page['pid']} is gone and left no last words; its next start recovers"
+        return [*found, gone, *halted_by(page)]
     if silent_s > SILENT_AFTER_S:
         found.append(f"the daemon has not turned for {silent_s:.0f} s")
     return [*found, *troubles(page), *undelivered(journal)]
+
+
+def halted_by(page: Mapping[str, Any]) -> list[str]:
+    """Why the next start will send nothing: the halt flag as it is on disk now; empty when it is not there."""
+    return [f"its next start sends nothing: {page['halt_flag']}"] if page.get("halt_flag") else []
 
 
 def troubles(page: Mapping[str, Any]) -> list[str]:
@@ -207,6 +213,10 @@ def alive(pid: int) -> bool:
 def show(page: Mapping[str, Any], problems: Sequence[str]) -> None:
     """Print the page for a person."""
     console = Console(highlight=False, soft_wrap=True)
+    dead = next((problem for problem in problems if problem.startswith("the daemon is not running")), "")
+    if dead:
+        console.print(f"NOT RUNNING: {dead}", markup=False)
+        console.print(f"what follows is as it was at {page.get('published', '?')}:")
     if "pid" in page:
         mode = " (dry run)" if page.get("dry_run") else ""
         console.print(f"reefd {page.get('build', '')}{mode}, process {page['pid']}, at {page.get('at', '?')}, seq {page.get('seq', '?')}")

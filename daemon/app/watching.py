@@ -25,6 +25,7 @@ from daemon.app.operator import LOOK_S, Reach
 from daemon.app.status import degraded, read_journal, read_page, show, status_path
 from daemon.edges.operator import OperatorClient
 from daemon.errors import EdgeError, UserError
+from daemon.service.halting import HaltFlag
 from daemon.settings import Settings
 
 EVERY_S = 1.0
@@ -51,6 +52,7 @@ def status(config: Path, *, json_format: bool, watch: bool, url: str | None) -> 
 def _here(reach: Reach, settings: Settings, json_format: bool) -> int:
     page = read_page(status_path(settings.journal.path))
     page["journal"] = read_journal(settings.journal.path, settings.journal.feed())
+    page["halt_flag"] = HaltFlag(settings.halt_file).text()
     problems = page["degraded"] = degraded(page, datetime.now(UTC))
     now: dict[str, Any] | None = None
     if settings.http.enabled:

@@ -86,7 +86,7 @@ def _answer(turn: Turn, event: OperatorCommand) -> str:
     assert run.step.approval is not None
     approval = run.step.approval
     if approval.people and event.actor not in approval.people:
-        return f"nothing: {event.actor} is not one of {', '.join(approval.people)}"
+        return f"nothing: {event.actor} is not one of {', '.join(approval.people)}; a token is named after who may answer"
     if event.verb == "approve" and event.digest and event.digest != approval.plan_digest:
         asked, shown = approval.plan_digest[:12], event.digest[:12]
         return f"nothing: the plan has changed: {run.step.id} of {run.id} waits for plan {asked}, approved was {shown}; look at it again"
@@ -117,7 +117,7 @@ def _gate(turn: Turn, event: OperatorCommand) -> str:
         if named is None:
             return f"nothing: {event.target!r} is no entity that is known"
         kind, name = named
-        turn.emit(GateChanged(at=turn.at, kind=kind.value, entity=name, closed=True, by=OPERATOR, reason=event.reason))
+        turn.emit(GateChanged(at=turn.at, kind=kind.value, entity=name, closed=True, by=f"{OPERATOR} {event.actor}", reason=event.reason))
         return f"closed the gate of {kind.value} {name}"
     opened = [key for key in turn.cold.gates if event.target in (key, key.partition("/")[2])]
     for key in opened:

@@ -42,12 +42,14 @@ def end(turn: Turn, run: Run, book: Runbook, status: RunStatus, reason: str) -> 
     if run.step is not None:
         step = steps_of(book, run)[run.step.index]
         finish_step(turn, run, step, _STEP_END.get(status, "skipped"), reason, acted=run.step.acted)
-    done = ", ".join(item.step for item in turn.cold.runs[run.id].finished if item.status == "done")
+    finished = turn.cold.runs[run.id].finished
+    done = ", ".join(item.step for item in finished if item.status == "done")
+    skipped = "; ".join(f"{item.step}: {item.reason}" for item in finished if item.status == "skipped" and item.reason)
     turn.emit(RunFinished(at=turn.at, run_id=run.id, status=status, reason=reason))
     match status:
         case "done":
             if run.wrote:
-                lifecycle(turn, book, run.entity, "acted", f"done: {done}", run.id)
+                lifecycle(turn, book, run.entity, "acted", f"done: {done}" + (f"; SKIPPED {skipped}" if skipped else ""), run.id)
         case "shadow":
             lifecycle(turn, book, run.entity, "acted", "shadow run, nothing was sent", run.id)
         case "blocked":

@@ -118,6 +118,7 @@ class RunRow:
     waiting: str | Callable[[], str] = ""
     sent: dict[str, ActRow] = field(default_factory=dict)  # acts without a definite outcome, by action id
     approvers: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()  # steps that were passed over for a reason, which a run that is done must not hide
 
     @property
     def unknown(self) -> int:
@@ -204,7 +205,11 @@ class Annals:
                 self._request(seq, record)
             case r.ActionFinished():
                 self._settle(seq, record)
-            case r.StepStarted() | r.StepFinished() | r.LocksTaken() | r.LocksReleased() | r.ActionWould() | r.LimitClipped():
+            case r.StepFinished():
+                row = self._touch(seq, record.run_id, "")
+                if row is not None and record.status == "skipped" and record.reason:
+                    row.skipped = (*row.skipped, f"{record.step} SKIPPED: {record.reason}")
+            case r.StepStarted() | r.LocksTaken() | r.LocksReleased() | r.ActionWould() | r.LimitClipped():
                 self.touch(seq, record.run_id)
             case r.LegAbandoned() | r.LegFinished() | r.ActionDenied():
                 self.touch(seq, record.run_id)
@@ -314,7 +319,7 @@ class Annals:
         row = self._touch(seq, record.run_id, "")
         if row is None:
             return
-        row.status, row.reason, row.ended_at = record.status, record.reason, record.at
+        row.status, row.reason, row.ended_at = record.status, record.reason or "; ".join(row.skipped), record.at
         self.running.pop(row.run_id, None)
         self.ended.append(row)
 

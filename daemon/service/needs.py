@@ -269,10 +269,14 @@ def _from_the_shell(refused_reload: str, undelivered: Sequence[Undelivered], res
             kind="refused_reload", target="reload", title="The last reload was refused", text=refused_reload,
             if_nothing="the runbooks that were in force stay in force",
         )  # fmt: skip
-    for letter in undelivered[:TOLD_MAX]:
+    by_endpoint: dict[str, list[Undelivered]] = {}
+    for letter in undelivered:
+        by_endpoint.setdefault(letter.endpoint, []).append(letter)
+    for endpoint, letters in by_endpoint.items():
+        last = letters[-1]
+        many = f"{len(letters)} messages" if len(letters) > 1 else "A message"
         yield NeedView(
-            kind="undelivered", target=letter.id, title=f"A message never reached {letter.endpoint}", text=letter.reason,
-            since=iso(letter.at) if letter.at is not None else None,
-            if_nothing="it stays a dead letter; reefd webhook redeliver sends it again",
+            kind="undelivered", target=endpoint, title=f"{many} never reached {endpoint}", text=last.reason,
+            since=iso(last.at) if last.at is not None else None,
+            if_nothing="they stay dead letters: reefd webhook list shows them, redeliver sends them again, enable opens a closed endpoint",
         )  # fmt: skip
-

@@ -160,7 +160,7 @@ def _step(record: r.StepWaiting | r.StepPlanned | r.ApprovalRequested | r.Approv
             lines = (*plan, *_usd(record.notional_usd), *what, *_deadline("at most", record.deadline, record.at))
             return Told(f"{record.step} needs an approval: {asked}{quorum}", lines, "wait", "critical")
         case r.ApprovalAnswered(answer="timed_out"):
-            end = "it goes on without one" if record.granted else "nothing more is done"
+            end = "it goes on without one" if record.granted else f"{record.step} is not done"
             return Told(f"nobody answered in time: {end}", (), "bad", "warning")
         case r.ApprovalAnswered(answer="denied"):
             return Told(f"{record.step} was denied by {record.actor}", (), "bad", "warning")
