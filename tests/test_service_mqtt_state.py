@@ -37,7 +37,7 @@ def test_a_snapshot_becomes_topics_that_carry_the_whole_state() -> None:
     topics = StateTopics().of(NOW, {"": gate("t"), "dydx:BTC-USD": gate("t", is_open=False, why="halted")}, [BOOK])
     assert set(topics) == {"state", "audit/head", "gate", "gate/dydx/BTC-USD", "runs/a%2Fb%231"}
     assert topics["audit/head"] == "7:ab"
-    assert json.loads(topics["gate/dydx/BTC-USD"]) == {"open": False, "why": "halted", "at": "t"}
+    assert json.loads(topics["gate/dydx/BTC-USD"]) == {"open": False, "why": "halted", "since": "t"}
     state = json.loads(topics["state"])
     assert (state["line"], state["halted"], state["needs_count"]) == ("NEEDS YOU", "", 1)
     assert state["needs"][0] == {
@@ -52,7 +52,7 @@ def test_a_snapshot_in_which_nothing_happened_says_the_same_bytes() -> None:
     later = replace(NOW, at="2026-01-01T00:01:00.000Z", published="x", seq=8, accounts=(replace(ACCOUNT, margin_ratio=0.412349),))
     assert topics.of(later, {"": gate("00:01")}) == before
     closed = topics.of(later, {"": gate("00:02", is_open=False, why="halted")})
-    assert json.loads(closed["gate"])["at"] == "00:02"
+    assert json.loads(closed["gate"])["since"] == "00:02"
 
 
 def test_a_market_is_a_topic_of_its_venue() -> None:

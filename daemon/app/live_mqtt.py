@@ -65,6 +65,7 @@ class LiveMqtt:
         self._markets = tuple(f"{name}:{market}" for name, venue in settings.venues.items() for market in venue.markets)
         self._desk: Desk | None = None
         self._said: Mapping[str, str] = {}
+        self._asked_at = ""  # when the desk was asked for what is said, ISO
         self._made = StateTopics()
         self._post = Post()
         self._faults: set[str] = set()  # kinds that were told
@@ -72,7 +73,7 @@ class LiveMqtt:
         self._ended = asyncio.Event()
         self._started = False
         prefix = self._spec.prefix
-        self._state = StateSpeaker(prefix=prefix, snapshot=lambda: self._said)
+        self._state = StateSpeaker(prefix=prefix, snapshot=lambda: self._said, at=lambda: self._asked_at)
         self.lane = NoticeLane(journal=journal, clock=clock, prefix=prefix, raise_alarm=raise_alarm, fallback=self._spec.fallback or "")
         fed = self._spec.fed()
         self._feed = None
@@ -238,7 +239,7 @@ class LiveMqtt:
         while True:
             if self._feed is not None:
                 self._feed.beat()
-            began = time.monotonic()
+            began, at = time.monotonic(), iso(self._clock.now())
             if self._desk is not None:
                 try:
                     async with asyncio.timeout(ASKED_S):
@@ -248,6 +249,7 @@ class LiveMqtt:
                 except Exception as error:
                     self._fault("state", error)
                     before, self._said = self._said, self._unanswered(f"a fault of its own ({type(error).__name__})")
+                self._asked_at = at
                 if before != self._said:
                     self._state.look()
             # Telling takes a small part of the loop's time, however many markets there are.

@@ -3,7 +3,8 @@
     StateTopics().of(now, gates, runbooks) -> {"state": "{...}", "gate/dydx/BTC-USD": "{...}", ...}     # below the prefix
     StateSpeaker(prefix="reefd", snapshot=...)                                                          # a part of a `Link`
 
-A topic expires when it is not said again: whoever reads an old `open` reads one that the broker is about to forget. `status` is
+A topic expires when it is not said again, a gate within seconds: who tells it runs on the loop that decides, so a gate that nobody
+repeats is one that nobody watches. `status` is
 `online` only after everything else was said anew, so that nobody takes an answer of the life before for one of this life.
 """
 
@@ -25,6 +26,8 @@ LOOK_S = 1.0  # how often the state is looked at when nobody calls `look`
 LOOK_MIN_S = 0.1
 AGAIN_S = 60.0  # everything is said again, changed or not
 EXPIRY_S = 150  # so that two repetitions may be lost before a topic is forgotten
+GATE_AGAIN_S = 5.0  # a gate is said again sooner, with the time at which the desk said so
+GATE_EXPIRY_S = 15  # the same, in seconds; a strategy counts an `at` as old as that as closed
 LASTING = frozenset({HEAD})  # the anchor of the audit chain is for the day on which this machine is gone
 TOGETHER = 4  # messages on their way at once: a notice never waits for more
 FIGURES = 4  # digits of a number: a state that changes with every price is no change
@@ -70,8 +73,8 @@ def gate_topic(market: str) -> str:
 
 
 def gate_text(answer: GateAnswer) -> str:
-    """The gate's answer as JSON: `{open, why, at}`, `at` being since when it says so."""
-    return _json({"open": answer.open, "why": answer.why, "at": answer.at})
+    """The gate's answer as JSON: `{open, why, since}`; `at`, when the desk last said so, is added when it is published."""
+    return _json({"open": answer.open, "why": answer.why, "since": answer.at})
 
 
 def state(now: Now) -> Mapping[str, object]:
@@ -127,9 +130,10 @@ def _json(content: Mapping[str, object]) -> str:
 class StateSpeaker:
     """Publishes a snapshot's topics."""
 
-    def __init__(self, *, prefix: str, snapshot: Callable[[], Mapping[str, str | bytes]]) -> None:
+    def __init__(self, *, prefix: str, snapshot: Callable[[], Mapping[str, str | bytes]], at: Callable[[], str] = lambda: "") -> None:
         self._prefix = prefix
         self._snapshot = snapshot  # topics below the prefix; empty while nothing is known yet
+        self._at = at  # when the snapshot was made, ISO: gates carry it; empty when that is not known
         self._more = asyncio.Event()
         self._said: dict[str, bytes] = {}  # on this connection
         self._refused: set[str] = set()
@@ -141,15 +145,13 @@ class StateSpeaker:
 
     def status(self, word: bytes) -> Outgoing:
         """`online`, which is forgotten when it is not said again, or `offline`, which stays."""
-        return Outgoing(
-            topic=joined(self._prefix, STATUS), payload=word, retain=True, expiry_s=EXPIRY_S if word == ONLINE else None
-        )
+        return Outgoing(topic=joined(self._prefix, STATUS), payload=word, retain=True, expiry_s=EXPIRY_S if word == ONLINE else None)
 
     async def speak(self, connection: Connection) -> None:
-        """Everything at once, `online`, then what changes, and everything again each minute."""
+        """Everything at once, `online`, then what changes, the gates again every 5 s, and everything again each minute."""
         self._said.clear()
         time_s = asyncio.get_running_loop().time
-        online, all_said_at = False, time_s() - AGAIN_S
+        online, all_said_at, gates_said_at = False, time_s() - AGAIN_S, time_s() - GATE_AGAIN_S
         while True:
             self._more.clear()
             topics = {topic: text.encode() if isinstance(text, str) else text for topic, text in self._snapshot().items()}
@@ -157,7 +159,14 @@ class StateSpeaker:
                 everything = time_s() - all_said_at >= AGAIN_S
                 if everything:
                     all_said_at = time_s()
-                changed = {topic: text for topic, text in topics.items() if everything or self._said.get(topic) != text}
+                gates = everything or time_s() - gates_said_at >= GATE_AGAIN_S
+                if gates:
+                    gates_said_at = time_s()
+                changed = {
+                    topic: text
+                    for topic, text in topics.items()
+                    if everything or (gates and _is_gate(topic)) or self._said.get(topic) != text
+                }
                 # A topic that is no more is taken back: an empty message is how MQTT says so.
                 changed |= {topic: b"" for topic in self._said if topic not in topics}
                 await self._say(connection, changed)
@@ -170,7 +179,7 @@ class StateSpeaker:
         """Every gate closed, what is no more taken back, and `offline`."""
         last: dict[str, bytes] = {}
         for topic, text in self._said.items():
-            if topic == GATE or topic.startswith(f"{GATE}/"):
+            if _is_gate(topic):
                 last[topic] = _closed(text)
             elif topic not in LASTING:
                 last[topic] = b""
@@ -179,13 +188,15 @@ class StateSpeaker:
 
     async def _say(self, connection: Connection, topics: Mapping[str, bytes]) -> None:
         # Gates first: of everything that is told, an answer that is not so any more costs most.
-        left = iter(sorted(topics.items(), key=lambda item: not item[0].startswith(GATE)))
+        left = iter(sorted(topics.items(), key=lambda item: not _is_gate(item[0])))
         while some := list(islice(left, TOGETHER)):
             await asyncio.gather(*(self._say_one(connection, topic, text) for topic, text in some))
 
     async def _say_one(self, connection: Connection, topic: str, text: bytes) -> None:
-        expiry_s = None if topic in LASTING or not text else EXPIRY_S
-        ack = await connection.publish(Outgoing(topic=joined(self._prefix, topic), payload=text, retain=True, expiry_s=expiry_s))
+        expiry_s = None if topic in LASTING or not text else GATE_EXPIRY_S if _is_gate(topic) else EXPIRY_S
+        at = self._at() if text and _is_gate(topic) else ""
+        payload = _json({**json.loads(text), "at": at}).encode() if at else text
+        ack = await connection.publish(Outgoing(topic=joined(self._prefix, topic), payload=payload, retain=True, expiry_s=expiry_s))
         if ack.refused and topic not in self._refused:
             self._refused.add(topic)
             log().error("mqtt.state_refused", topic=joined(self._prefix, topic), reason=ack.refused, consequence="nobody reads it")
@@ -201,6 +212,10 @@ class StateSpeaker:
                 await self._more.wait()
         except TimeoutError:
             return
+
+
+def _is_gate(topic: str) -> bool:
+    return topic == GATE or topic.startswith(f"{GATE}/")
 
 
 def _closed(text: bytes) -> bytes:
