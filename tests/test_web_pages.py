@@ -693,6 +693,14 @@ def test_a_time_is_told_both_ways_and_a_countdown_ends() -> None:
     assert clock.when(None) == ""
 
 
+def test_a_text_of_the_daemon_is_told_by_the_watch_and_in_money() -> None:
+    clock = presenters.Clock(at_s=presenters.seconds_of("2026-11-26T02:11:05Z"))
+    assert clock.said("until 2026-11-26T04:01:57.499Z (in 9m58s742ms)") == "until 04:01:57 UTC (in 9m58s)"
+    assert clock.said("since 2026-11-25T23:00:00Z") == "since 2026-11-25 23:00 UTC"
+    assert clock.said("turns at 97,523 price; 258ms") == "turns at 97,523 USD; 258ms"
+    assert clock.said("price of 3 prices, run/1795665117499672970/1") == "price of 3 prices, run/1795665117499672970/1"
+
+
 def test_a_gap_in_a_course_is_never_drawn_over() -> None:
     series = scenes.course("x", "e", "ratio", (0.1, 0.2, None, None, 0.3, None, 0.4), 1_000_000.0, threshold=0.5)
     edges = scale(series)

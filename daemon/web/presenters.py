@@ -22,6 +22,7 @@ from daemon.units import NS, parse_iso, show
 UNKNOWN = "unknown"
 _PRICE = re.compile(r"(?<=\d) price\b")
 _MILLISECONDS = re.compile(r"(\d[smhd])\d{1,3}ms\b")
+_ISO = re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z")
 _UNITS = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
 
 # Drawn in a box of 24 by 24, strokes only.
@@ -148,11 +149,6 @@ def quantity(value: float | None, unit: str) -> str:
     return f"{price(value)} USD" if unit == "price" else show(value, unit)
 
 
-def said(text: str) -> str:
-    """A text of the daemon's as it is shown: prices are in USD, and nobody reads milliseconds beside seconds."""
-    return _MILLISECONDS.sub(r"\1", _PRICE.sub(" USD", text))
-
-
 def breakable(name: str) -> Markup:
     """A name that may be broken behind an underscore, where a phone has no room for it."""
     return Markup("_<wbr>").join(name.split("_"))
@@ -241,6 +237,11 @@ class Clock:
         return Markup('<time class="countdown" datetime="{}" data-rel="left">{}</time> <span class="abs">until {}</span>').format(
             text, told, self.absolute(text)
         )
+
+    def said(self, text: str) -> str:
+        """A text of the daemon's as it is shown: prices are in USD, times as on a watch, and nobody reads milliseconds beside seconds."""
+        text = _MILLISECONDS.sub(r"\1", _PRICE.sub(" USD", text))
+        return _ISO.sub(lambda found: self.absolute(found[0]), text)
 
     def passed(self, text: str | None) -> bool:
         """True when a time is over."""

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context
+from jinja2.runtime import Context
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
@@ -133,6 +134,13 @@ def asset(name: str) -> tuple[bytes, str]:
     return content, hashlib.sha256(content).hexdigest()[:12]
 
 
+@pass_context
+def _said(context: Context, text: str) -> str:
+    """A text of the daemon's by the clock of the page that it stands on."""
+    clock: presenters.Clock = context["clock"]
+    return clock.said(text)
+
+
 @cache
 def templates() -> Environment:
     """The templates with their filters; everything that is filled in is escaped."""
@@ -146,7 +154,7 @@ def templates() -> Environment:
         "price": presenters.price,
         "quantity": presenters.quantity,
         "span": presenters.span,
-        "said": presenters.said,
+        "said": _said,
         "breakable": presenters.breakable,
         "path": presenters.path,
         "pretty": presenters.pretty,
