@@ -34,7 +34,7 @@ from daemon.journal.store import Journal
 from daemon.simulation.scenario import Scenario, load_scenario
 from daemon.units import NS, iso, parse_iso
 
-SECONDS_MAX = 150.0  # real seconds; the shipped scenario has shown everything after about 40 where nothing else runs
+SECONDS_MAX = 180.0  # real seconds; the shipped scenario has shown everything after about 40 where nothing else runs
 LINGER_SECONDS = 2.0  # after the last promise, so that what it led to is seen too
 SPEED = 14.0  # venue seconds a second: some 50 requests a second; a stall of half a second is 7 s of the venue, within every max_age
 START_SECONDS_MAX = 60.0  # two seconds are enough where nothing else runs
@@ -240,7 +240,7 @@ class Demo:
 
     async def _watch(self, venue: HttpSource, webhooks: list[Received]) -> None:
         """Look until the time is over, or (without --seconds) until everything was seen."""
-        limit = self._began + (self._seconds or SECONDS_MAX)
+        limit = self._began + self._seconds if self._seconds else time.monotonic() + SECONDS_MAX
         complete_at = None
         while time.monotonic() < limit:
             self._expect_alive()
