@@ -6,8 +6,12 @@ import json
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
+
+from daemon.app.drill import _tell_people
 from daemon.app.telling import Telling
 from daemon.edges.notice import read_message
+from daemon.edges.webhook import Endpoint, WebhookSender
 from daemon.engine.actions import Notify
 
 NOTIFY = Notify(
@@ -49,3 +53,22 @@ def test_what_cannot_be_written_down_leaves_the_bare_facts() -> None:
     )  # fmt: skip
     assert set(json.loads(telling(engine).compose(odd, 0, 1))["data"]) == FACTS
     assert set(json.loads(telling(engine).compose(NOTIFY, 0, 1))["data"]) == FACTS | {"title", "detail", "why", "did"}
+
+
+async def test_drill_leaves_no_incident_open_at_pagerduty() -> None:
+    got: list[dict[str, Any]] = []
+
+    def taken(request: httpx.Request) -> httpx.Response:
+        got.append(json.loads(request.content))
+        return httpx.Response(202)
+
+    async def resolve(_host: str, _port: int) -> list[str]:
+        return ["93.184.216.34"]
+
+    pager = Endpoint(name="pager", url="https://events.pagerduty.com/v2/enqueue", format="pagerduty", routing_key="k" * 32)
+    sender = WebhookSender([pager], resolve=resolve, transport=httpx.MockTransport(taken))
+    (link,) = await _tell_people(sender, [], lambda _: None)
+    assert link.held
+    assert [event["event_action"] for event in got] == ["trigger", "resolve"]
+    assert got[0]["dedup_key"] == got[1]["dedup_key"] != ""
+    assert got[0]["payload"]["severity"] == "info"
