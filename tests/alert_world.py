@@ -72,9 +72,15 @@ class MemoryOutbox:
         return self._change(outbox.enable, name, at)
 
     def due_deliveries(
-        self, now: int, *, unordered: frozenset[str] = frozenset(), spared: frozenset[str] = frozenset(), limit: int = 100
+        self,
+        now: int,
+        *,
+        unordered: frozenset[str] = frozenset(),
+        spared: frozenset[str] = frozenset(),
+        sending: frozenset[int] = frozenset(),
+        limit: int = 100,
     ) -> list[Delivery]:
-        return outbox.due(self.connection, now, unordered, spared, limit)
+        return outbox.due(self.connection, now, unordered, spared, limit, sending)
 
     def lane_head(self, endpoint: str) -> Delivery | None:
         return outbox.head(self.connection, endpoint)
@@ -100,8 +106,8 @@ class MemoryOutbox:
     def delivery_counts(self) -> dict[tuple[str, str], int]:
         return outbox.counts(self.connection)
 
-    def dead_letters(self, endpoint: str | None = None) -> list[Delivery]:
-        return outbox.dead(self.connection, endpoint)
+    def dead_letters(self, endpoint: str | None = None, *, after: int | None = None, limit: int = -1) -> list[Delivery]:
+        return outbox.dead(self.connection, endpoint, after, limit)
 
     def head(self) -> tuple[int, str]:
         return 7, "ef" * 32

@@ -7,6 +7,7 @@ import base64
 import hashlib
 import hmac
 import json
+import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from ipaddress import ip_address
@@ -392,6 +393,36 @@ async def test_endless_refusal_is_cut_off() -> None:
 
 
 ASKS = '{"retry_after":'
+async def test_a_resolver_that_hangs_is_given_up_in_time() -> None:
+    async def resolve(host: str, port: int) -> Sequence[str]:
+        await asyncio.Event().wait()
+        return ()
+
+    sender = WebhookSender([endpoint("https://hooks.example.com/a", timeout_s=0.05)], resolve=resolve)
+    answer = await asyncio.wait_for(sender.send("desk", "m", "{}", signed_at=AT), 5)
+    await sender.close()
+    assert isinstance(answer, RetryLater)
+    assert not answer.sent
+
+
+async def test_stuck_chat_services_leave_the_loops_threads_to_others() -> None:
+    free = threading.Event()
+    on: set[str] = set()
+
+    def stuck(*_: str) -> bool:
+        on.add(threading.current_thread().name)
+        return free.wait(10)
+
+    sender = WebhookSender([endpoint("slack://a/b/c", format="apprise", timeout_s=0.2)], breadth=stuck)
+    answers = await asyncio.gather(*(sender.send("desk", "m", "{}", signed_at=AT) for _ in range(40)))
+    assert all(isinstance(answer, RetryLater) for answer in answers)
+    assert await asyncio.wait_for(asyncio.to_thread(lambda: 7), 5) == 7
+    free.set()
+    await sender.close()
+    assert len(on) <= 2
+    assert all(name.startswith("apprise") for name in on)
+
+
 HOSTILE = ["[" * 1_024, ASKS + "[" * 1_000, ASKS + "9" * 1_000 + "}", ASKS + "1e999}", "7", '"parameters"']
 
 

@@ -373,7 +373,7 @@ def test_resume_leaves_closed_what_somebody_else_closed():
     world.command("halt", MARKET)
     world.until(60, funding_rate=0.0)
     assert [type(a) for a in world.writes] == [Halt]
-    assert world.engine.snapshot().gates == {"market/dydx:ETH-USD": ("operator",)}
+    assert world.engine.snapshot().gates == {"market/dydx:ETH-USD": ("operator desk-lead",)}
 
 
 def test_shadow_plans_everything_and_writes_nothing():

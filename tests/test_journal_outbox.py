@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from daemon.journal import outbox
 from daemon.journal.schema import STATE_MIGRATIONS
-from daemon.journal.store import Entry, Journal, OutboxItem
+from daemon.journal.store import DELIVERED_KEPT_NS, PRUNED_MAX, Entry, Journal, OutboxItem
 
 
 def item(id: str, endpoint: str = "desk", at: int = 100) -> OutboxItem:
@@ -267,6 +267,100 @@ def test_what_is_due_is_what_the_rules_of_lanes_say(
         return status == "waiting" and next_due <= now and (first or endpoint in unordered) and (bool(urgent) or endpoint not in spared)
 
     expected = sorted((n for n in range(1, len(rows) + 1) if may_go(n)), key=lambda n: (-rows[n - 1][1], n))
-    assert [d.position for d in outbox.due(connection, now, unordered, spared, 100)] == expected
+    assert [d.position for d in outbox.due(connection, now, unordered, spared, 100, frozenset())] == expected
     assert outbox.waiting(connection) == sum(status == "waiting" for *_, status in rows)
     connection.close()
+
+
+# --- how much is looked at --------------------------------------------------------------------------------------------
+
+MANY = 2_000
+
+
+@pytest.fixture
+def full() -> Iterator[sqlite3.Connection]:
+    """A table with many that wait, many that were delivered and one that is dead."""
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    for script in STATE_MIGRATIONS:
+        connection.executescript(script)
+    connection.execute("BEGIN")
+    outbox.insert(connection, [item(f"t{n}", "page") for n in range(MANY)])
+    connection.execute("UPDATE outbox SET status = 'delivered', settled_at = 110")
+    outbox.insert(connection, [item(f"{name}{n}", name) for n in range(MANY) for name in ("desk", "wide")])
+    outbox.insert(connection, [item("x", "page")])
+    connection.execute("UPDATE outbox SET status = 'dead' WHERE id = 'x'")
+    connection.execute("COMMIT")
+    yield connection
+    connection.close()
+
+
+def effort(connection: sqlite3.Connection, question: Callable[[], object]) -> int:
+    """Steps of SQLite's machine that a question takes: the same on every computer."""
+    steps = 0
+
+    def step() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    connection.set_progress_handler(step, 1)
+    question()
+    connection.set_progress_handler(None, 1)
+    return steps
+
+
+@pytest.mark.parametrize("spared", [frozenset[str](), frozenset({"desk", "wide"})])
+def test_what_is_due_is_found_without_looking_at_all_that_waits(full: sqlite3.Connection, spared: frozenset[str]) -> None:
+    wide = frozenset({"wide"})
+    assert effort(full, lambda: outbox.due(full, 100, wide, spared, 10, frozenset())) < MANY
+    assert effort(full, lambda: outbox.due(full, 50, wide, spared, 10, frozenset())) < MANY / 4  # nothing is due yet
+
+
+def test_dead_letters_are_found_without_looking_at_what_was_delivered(full: sqlite3.Connection) -> None:
+    assert [letter.id for letter in outbox.dead(full, None, None, 5)] == ["x"]
+    assert effort(full, lambda: outbox.dead(full, None, None, 5)) < MANY / 4
+    assert outbox.counts(full) == {("desk", "waiting"): MANY, ("wide", "waiting"): MANY, ("page", "dead"): 1}
+
+
+def test_one_wide_lane_hides_no_other(journal: Journal) -> None:
+    wide = frozenset({"wide"})
+    journal.send([item(f"w{n}", "wide") for n in range(120)]).result()
+    journal.send([item("new", "other")]).result()
+    first = journal.due_deliveries(100, unordered=wide, limit=10)
+    assert [d.id for d in first] == ["a1", "p1", *(f"w{n}" for n in range(10)), "new"]
+    second = journal.due_deliveries(100, unordered=wide, sending=frozenset(d.position for d in first), limit=10)
+    assert [d.id for d in second] == [f"w{n}" for n in range(10, 20)]
+
+
+def test_dead_letters_come_in_portions(journal: Journal) -> None:
+    for id_ in ("a1", "a2", "a3"):
+        journal.mark_failed(journal.messages_of(id_)[0].position, 110, "gone", None).result()
+    assert [letter.id for letter in journal.dead_letters(limit=2)] == ["a2", "a3"]
+    assert [letter.id for letter in journal.dead_letters(after=0, limit=2)] == ["a1", "a2"]
+    assert [letter.id for letter in journal.dead_letters(after=journal.messages_of("a2")[0].position, limit=2)] == ["a3"]
+
+
+def test_what_was_delivered_long_ago_is_dropped_in_portions_and_the_chain_holds(journal: Journal) -> None:
+    journal.send([item(f"w{n}", "wide") for n in range(PRUNED_MAX)]).result()
+    for message in journal.messages("wide", limit=PRUNED_MAX):
+        journal.mark_delivered(message.position, 200).result()
+    journal.mark_delivered(journal.messages_of("a1")[0].position, 100).result()
+    journal.mark_failed(journal.messages_of("a2")[0].position, 100, "gone", None).result()
+    journal.send([held("h1"), held("h2")]).result()
+    grouped = OutboxItem(id="h.group", endpoint="chat", body="{}", severity="warning", created_at=100)
+    journal.coalesce([m.position for m in journal.group_members("chat", "g", 9)], grouped).result()
+    journal.mark_failed(journal.messages_of("h.group")[0].position, 100, "gone", None).result()
+
+    def checkpoint(at: int) -> set[str]:
+        journal.write_checkpoint(1, at, {}).result()
+        journal.flush().result()
+        return {m.id for m in journal.messages(limit=1_000)}
+
+    assert len(checkpoint(DELIVERED_KEPT_NS + 100)) == PRUNED_MAX + 7
+    # Dead is kept, with those that it told: it may go again. The oldest go first.
+    left = checkpoint(DELIVERED_KEPT_NS + 1_000)
+    assert "a1" not in left
+    assert len(left) == 7
+    assert checkpoint(DELIVERED_KEPT_NS + 1_000) == {"p1", "a2", "a3", "h1", "h2", "h.group"}
+    assert journal.endpoint_records()["wide"].delivered == PRUNED_MAX
+    assert journal.verify_chain().intact

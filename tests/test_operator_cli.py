@@ -72,7 +72,7 @@ def reefd(*words: str, token: str = "") -> Ended:
 
 
 def test_status_shows_the_line_and_what_it_needs_and_exits_1_when_all_is_not_well(surface: Surface, url: str) -> None:
-    shown = reefd("status", "--url", url)
+    shown = reefd("status", "--url", url, "--format", "text")
     assert shown.exit_code == 1
     first = surface.desk.current
     for text in (" NEEDS YOU ", first.why, first.needs[0].title, "if you do nothing: ", first.accounts[0].id, "cash: ", "degraded"):

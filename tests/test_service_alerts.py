@@ -18,6 +18,7 @@ from daemon.errors import UserError
 from daemon.journal.entry import EndpointRecord
 from daemon.service.alerts import Alerts
 from daemon.service.breaker import OPEN_AFTER, PAUSE_MAX_NS, PAUSE_NS, opens_until, state_of
+from daemon.service.lanes import WIDTH_MAX
 from daemon.units import HOUR_NS, MINUTE_NS, NS
 
 DESK = Endpoint(name="desk", url="https://hooks.example.com/reefd", secrets=("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",))
@@ -67,8 +68,8 @@ def test_endpoint_that_is_down_is_spared_and_probed_by_one_message_at_a_time() -
         for n in range(50):
             scene.put(to=("desk", "phone"), entity=f"dydx:M{n}-USD")
         await scene.until(20)
-        # Everything at once, since it is unordered, and then not even the second tries.
-        assert len(times(receivers, "desk")) == 50
+        # As many at once as have a place on the wire, since it is unordered, and then none of the others.
+        assert len(times(receivers, "desk")) == WIDTH_MAX
         assert state_of(scene.outbox.endpoint_records()["desk"], scene.clock.now()) == "open"
         # The other endpoint notices nothing.
         assert len(times(receivers, "phone")) == 50
@@ -389,3 +390,22 @@ def test_test_message_goes_at_once_and_tells_the_answer(answer: Answer, delivere
         await scene.kill()
 
     run_virtual(main())
+
+
+def test_an_endpoint_with_all_its_places_taken_hides_no_other() -> None:
+    async def play() -> None:
+        wide = replace(PHONE, name="wide", ordered=False)
+        receivers = Receivers(wide, DESK, takes_s=30.0)
+        scene = Scene(receivers)
+        for _ in range(120):
+            scene.put(to=("wide",))
+        await scene.until(1)
+        assert len(receivers.ids("wide")) == WIDTH_MAX
+        newer = scene.put(to=("desk",))
+        await scene.until(2)
+        assert receivers.ids("desk") == [newer]
+        await scene.until(600)
+        assert len(set(receivers.ids("wide"))) == len(receivers.ids("wide")) == 120
+        await scene.kill()
+
+    run_virtual(play())

@@ -105,7 +105,7 @@ SAID: list[tuple[r.Record, str, tuple[str, ...], str]] = [
     (answered("approved", False), "shrink was approved by ana", ("one more has to agree",), "wait"),
     (answered("denied", False), "shrink was denied by ana", (), "bad"),
     (answered("timed_out", True), "nobody answered in time: it goes on without one", (), "bad"),
-    (answered("timed_out", False), "nobody answered in time: nothing more is done", (), "bad"),
+    (answered("timed_out", False), "nobody answered in time: shrink is not done", (), "bad"),
     (
         SENT, "SELL 0.4 dydx:ETH-USD, reduce-only",
         ("never worse than 2,985 USD, mid 3,000 USD", "1,200 USD, void after 20s"), "wait",

@@ -27,6 +27,7 @@ from rich.console import Console
 
 from daemon.app.demo import free_port
 from daemon.app.shipped import own_environment
+from daemon.app.telling import open_sender
 from daemon.app.verifying import verify_entries
 from daemon.edges.http import HttpSource
 from daemon.edges.operator import OperatorClient
@@ -93,7 +94,7 @@ def drill(config: Path | None, *, json_format: bool, send: bool) -> int:
     """Plays the drill and prints the report; 0 when every link held. Raises UserError when the settings cannot be used."""
     sender = None
     if config is not None and send:
-        sender = WebhookSender(load_settings(config).endpoints())
+        sender = open_sender(load_settings(config))
     folder = Path(tempfile.mkdtemp(prefix="reefd-drill-"))
     console = Console(highlight=False, soft_wrap=True)
 
@@ -124,8 +125,13 @@ async def _tell_people(sender: WebhookSender, links: list[Link], tell: Callable[
     for name in sender.endpoints:
         began = time.monotonic()
         at = time.time_ns()
-        content = {"text": text, "severity": "info", "event": "drill", "links": [asdict(link) for link in links]}
-        answer = await sender.send(name, f"drill.{at}", render("notice.drill", content, at=at, seq=0), signed_at=wall())
+        id_ = f"drill.{at}"
+        content: dict[str, object] = {"action_id": id_, "run_id": id_, "text": text, "severity": "info", "event": "drill"}
+        content |= {"links": [asdict(link) for link in links]}
+        answer = await sender.send(name, id_, render("notice.drill", content, at=at, seq=0), signed_at=wall())
+        if sender.endpoints[name].format == "pagerduty" and isinstance(answer, Delivered):  # the drill leaves no incident open
+            over = render("notice.cleared", {**content, "event": "cleared"}, at=at, seq=0)
+            answer = await sender.send(name, f"{id_}.over", over, signed_at=wall())
         taken = isinstance(answer, Delivered)
         said = f"HTTP {answer.status}" if isinstance(answer, Delivered) else answer.reason
         found.append(Link(name=f"{name} is reached", held=taken, evidence=said, took_s=round(time.monotonic() - began, 1)))

@@ -14,6 +14,7 @@ from daemon.errors import SettingsError
 from daemon.journal.store import Journal
 from daemon.language.explain import value_of
 from daemon.runbook.model import Runbook
+from daemon.service.logging import log
 from daemon.settings import Settings
 from daemon.units import show_duration
 
@@ -47,32 +48,50 @@ class Telling:
         self._engine = engine
         self._journal = journal
         self._house = house
+        self._faults: set[str] = set()  # kinds that were logged
 
     def compose(self, notify: Notify, at: int, seq: int) -> str:
-        """The body of a notice of the event `seq`, which the engine has just decided at `at` (ns)."""
-        entity = entity_of(notify.runbook, notify.run_id, notify.detail)
-        book = self._engine.book(notify.runbook)
+        """The body of a notice of the event `seq`, which the engine has just decided at `at` (ns). Raises nothing: the action that it tells
+        of is committed with it, so where the words fail the bare facts go."""
+        try:
+            worded = self._worded(notify, at)
+        except Exception as error:
+            kind = f"{type(error).__name__} at {notify.event} of {notify.runbook}"
+            if kind not in self._faults:
+                self._faults.add(kind)
+                log().exception("notice.wording_failed", kind=kind, action_id=notify.action_id)
+            worded = {}
+        return render(f"notice.{notify.event}", {**self._facts(notify), **worded}, at=at, seq=seq)
+
+    def _facts(self, notify: Notify) -> dict[str, object]:
         head_seq, head = self._journal.head()
-        content = {
+        return {
             "action_id": notify.action_id,
             "run_id": notify.run_id,
             "runbook": notify.runbook,
             "event": notify.event,
             "severity": notify.severity,
-            "title": book.title if book is not None else notify.runbook,
             "text": notify.text,
-            "detail": notify.detail,
-            "why": [] if book is None else self._why(book, entity, at),
-            "did": self._did(notify, entity),
             "house": self._house,
             # Every message anchors the audit chain outside of this machine: a cut tail shows against it.
             "anchor": f"{head_seq}:{head}",
         }
-        return render(f"notice.{notify.event}", content, at=at, seq=seq)
+
+    def _worded(self, notify: Notify, at: int) -> dict[str, object]:
+        entity = entity_of(notify.runbook, notify.run_id, notify.detail)
+        book = self._engine.book(notify.runbook)
+        worded: dict[str, object] = {
+            "title": book.title if book is not None else notify.runbook,
+            "detail": notify.detail,
+            "why": [] if book is None else self._why(book, entity, at),
+            "did": self._did(notify, entity),
+        }
+        render("notice", worded, at=at, seq=0)  # what cannot be written down must show here
+        return worded
 
     def _why(self, book: Runbook, entity: str, at: int) -> list[str]:
         """The readings that its trigger judges by, as they are now."""
-        if (book.id, entity) not in self._engine.hot.instances(book.id):
+        if not self._engine.hot.has(book.id, entity):
             return []
         tree = self._engine.hot.trace(book, book.trigger.when.index, entity, at)
         return list(dict.fromkeys(readings(tree)))[:READINGS_MAX]

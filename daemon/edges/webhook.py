@@ -15,6 +15,7 @@ import json
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -44,6 +45,7 @@ JITTER = 0.1  # a delay is stretched by up to this share, so that many failed de
 RETRY_AFTER_MAX_NS = DAY_NS
 ANSWER_BYTES_MAX = 1024  # of a refusal's body that is kept for the reason
 CONNECTIONS_MAX = 20
+BROAD_THREADS = 2  # of apprise's own: in the loop's pool, stuck ones would take the places of the venues' name lookups
 SECONDS_DIGITS_MAX = 12  # of a Retry-After: 30,000 years
 SECRET_PART_MIN = 8  # characters of a part of an address that is hidden where it is quoted
 
@@ -300,6 +302,7 @@ class WebhookSender:
         self._resolve = resolve
         self._link_base = link_base.rstrip("/")
         self._breadth = breadth
+        self._threads = ThreadPoolExecutor(max_workers=BROAD_THREADS, thread_name_prefix="apprise")
         self._clients = {ca_file: _client(ca_file, transport) for ca_file in {endpoint.ca_file for endpoint in endpoints}}
 
     @property
@@ -321,7 +324,11 @@ class WebhookSender:
     async def _send(self, target: Endpoint, message_id: str, body: str, signed_at: datetime) -> Answer:
         if target.format == "apprise":
             return await self._send_broadly(target, body)
-        pinned = await self._pin(target)
+        try:
+            async with asyncio.timeout(target.timeout_s):
+                pinned = await self._pin(target)
+        except TimeoutError:
+            return RetryLater(reason="cannot resolve the endpoint's host: no answer in time", sent=False)
         if not isinstance(pinned, _Pinned):
             return pinned
         body = self.rendered(target, body)
@@ -359,6 +366,7 @@ class WebhookSender:
 
     async def close(self) -> None:
         """Closes the connections."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
         for client in self._clients.values():
             await client.aclose()
 
@@ -370,7 +378,8 @@ class WebhookSender:
         title, text = plain(message, Receiver(name=target.name, link_base=self._link_base))
         try:
             async with asyncio.timeout(target.timeout_s):
-                taken = await asyncio.to_thread(self._breadth, target.url, title, text, message.severity)
+                loop = asyncio.get_running_loop()
+                taken = await loop.run_in_executor(self._threads, self._breadth, target.url, title, text, message.severity)
         except TimeoutError:
             return RetryLater(reason="no answer: apprise took too long")
         return Delivered(status=200) if taken else RetryLater(reason="apprise could not deliver it; `reefd webhook test` tries again")

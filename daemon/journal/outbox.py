@@ -32,33 +32,63 @@ def insert(connection: sqlite3.Connection, items: Sequence[OutboxItem]) -> None:
     connection.executemany(_INSERT, [_row(item) for item in items])
 
 
-def due(connection: sqlite3.Connection, now: int, unordered: frozenset[str], spared: frozenset[str], limit: int) -> list[Delivery]:
-    """What may be sent now, urgent ones first: of an ordered lane only its head, of the lanes in `unordered` everything that is due, of
-    the endpoints in `spared` only what is urgent."""
-    without = ",".join("?" * len(spared))
-    # Of a lane without order as many as may go, by position; what is urgent apart, so that it is never beyond the limit.
-    wanted = [(name, which) for name in sorted(unordered) for which in ("", " AND urgent = 1") if which or name not in spared]
-    each = "".join(
-        f" UNION SELECT * FROM (SELECT position FROM outbox WHERE {_ON_LANE}{which} AND endpoint = ? AND next_due <= ? "
-        "ORDER BY position LIMIT ?)"
-        for _, which in wanted
-    )
-    given = [value for name, _ in wanted for value in (name, now, limit)]
-    rows = connection.execute(
-        f"{_LANES} SELECT {_FIELDS} FROM outbox WHERE {_ON_LANE} AND next_due <= ? AND (urgent = 1 OR endpoint NOT IN ({without})) "
-        f"AND position IN (SELECT position FROM heads{each}) ORDER BY urgent DESC, position LIMIT ?",
-        (now, *sorted(spared), *given, limit),
-    )
-    return [_delivery(row) for row in rows]
+def due(
+    connection: sqlite3.Connection, now: int, unordered: frozenset[str], spared: frozenset[str], limit: int, sending: frozenset[int]
+) -> list[Delivery]:
+    """What may be sent now and is not at one of the positions in `sending`, urgent ones first: of an ordered lane its head and its first
+    urgent one, of the lanes in `unordered` what is due, at most `limit` of each, of the endpoints in `spared` only what is urgent."""
+    found: dict[int, Delivery] = {}
+    for endpoint in _lanes(connection):
+        some = _due_of(connection, endpoint, now, limit, sending) if endpoint in unordered else _heads(connection, endpoint)
+        for each in some:
+            if each.next_due <= now and each.position not in sending and (each.urgent or endpoint not in spared):
+                found[each.position] = each
+    return sorted(found.values(), key=lambda each: (not each.urgent, each.position))
+
+
+def _lanes(connection: sqlite3.Connection) -> list[str]:
+    """The endpoints for which something waits in a lane: one step of the index for each."""
+    names: list[str] = []
+    question = f"SELECT min(endpoint) FROM outbox INDEXED BY outbox_lane WHERE {_ON_LANE} AND endpoint > ?"
+    while (name := connection.execute(question, (names[-1] if names else "",)).fetchone()[0]) is not None:
+        names.append(str(name))
+    return names
+
+
+def _heads(connection: sqlite3.Connection, endpoint: str) -> list[Delivery]:
+    first = head(connection, endpoint)
+    row = connection.execute(
+        f"SELECT {_FIELDS} FROM outbox INDEXED BY outbox_urgent WHERE {_ON_LANE} AND urgent = 1 AND endpoint = ? ORDER BY position LIMIT 1",
+        (endpoint,),
+    ).fetchone()
+    return [*([] if first is None else [first]), *([] if row is None else [_delivery(row)])]
+
+
+def _due_of(connection: sqlite3.Connection, endpoint: str, now: int, limit: int, sending: frozenset[int]) -> list[Delivery]:
+    """What is due in a lane without an order: the urgent, then the rest, that which is due for longest first."""
+    found: list[Delivery] = []
+    marks = ",".join("?" * len(sending))
+    for urgent in (1, 0):
+        rows = connection.execute(
+            f"SELECT {_FIELDS} FROM outbox INDEXED BY outbox_due WHERE {_ON_LANE} AND endpoint = ? AND urgent = ? AND next_due <= ? "
+            f"AND position NOT IN ({marks}) ORDER BY next_due, position LIMIT ?",
+            (endpoint, urgent, now, *sorted(sending), limit - len(found)),
+        )
+        found += [_delivery(row) for row in rows]
+    return found
 
 
 def lane(connection: sqlite3.Connection, endpoint: str, now: int, limit: int) -> list[Delivery]:
     """What waits for one endpoint and is due, urgent ones first: what is being retried later does not hold up the others."""
-    rows = connection.execute(
-        f"SELECT {_FIELDS} FROM outbox WHERE {_ON_LANE} AND endpoint = ? AND next_due <= ? ORDER BY urgent DESC, position LIMIT ?",
-        (endpoint, now, limit),
-    )
-    return [_delivery(row) for row in rows]
+    found: list[Delivery] = []
+    for index, urgent in (("outbox_urgent", 1), ("outbox_lane", 0)):
+        rows = connection.execute(
+            f"SELECT {_FIELDS} FROM outbox INDEXED BY {index} WHERE {_ON_LANE} AND urgent = {urgent} AND endpoint = ? AND next_due <= ? "
+            "ORDER BY position LIMIT ?",
+            (endpoint, now, limit - len(found)),
+        )
+        found += [_delivery(row) for row in rows]
+    return found
 
 
 def head(connection: sqlite3.Connection, endpoint: str) -> Delivery | None:
@@ -77,11 +107,24 @@ def next_due(connection: sqlite3.Connection, unordered: frozenset[str]) -> int |
     return None if row[0] is None else int(row[0])
 
 
-def dead(connection: sqlite3.Connection, endpoint: str | None) -> list[Delivery]:
-    """Deliveries given up, oldest first; of one endpoint or of all."""
+def dead(connection: sqlite3.Connection, endpoint: str | None, after: int | None, limit: int) -> list[Delivery]:
+    """Deliveries given up, oldest first, of one endpoint or of all; at most `limit` (-1: all), the newest, or the first behind `after`."""
+    order = "DESC" if after is None else "ASC"
     where, given = ("", ()) if endpoint is None else (" AND endpoint = ?", (endpoint,))
-    rows = connection.execute(f"SELECT {_FIELDS} FROM outbox WHERE status = 'dead'{where} ORDER BY position", given)
+    rows = connection.execute(
+        f"SELECT {_FIELDS} FROM outbox WHERE position IN (SELECT position FROM outbox INDEXED BY outbox_dead WHERE status = 'dead'{where} "
+        f"AND position > ? ORDER BY position {order} LIMIT ?) ORDER BY position",
+        (*given, after or 0, limit),
+    )
     return [_delivery(row) for row in rows]
+
+
+# The statuses that are counted, each answered by a partial index alone.
+_COUNTED = (
+    ("waiting", "outbox_lane", _ON_LANE),
+    ("waiting", "outbox_held", "status = 'waiting' AND grp <> ''"),
+    ("dead", "outbox_dead", "status = 'dead'"),
+)
 
 
 def waiting(connection: sqlite3.Connection) -> int:
@@ -92,10 +135,10 @@ def waiting(connection: sqlite3.Connection) -> int:
 def counts(connection: sqlite3.Connection) -> dict[tuple[str, str], int]:
     """How many messages wait or are dead, by (endpoint, status)."""
     found: dict[tuple[str, str], int] = {}
-    # Three questions, since each has an index of its own; one over all would read every message that ever left.
-    for status, which in (("waiting", _ON_LANE), ("waiting", "status = 'waiting' AND grp <> ''"), ("dead", "status = 'dead'")):
-        for endpoint, count in connection.execute(f"SELECT endpoint, count(*) FROM outbox WHERE {which} GROUP BY endpoint"):
-            found[endpoint, status] = found.get((endpoint, status), 0) + int(count)
+    for status, index, where in _COUNTED:
+        question = f"SELECT endpoint, count(*) FROM outbox INDEXED BY {index} WHERE {where} GROUP BY endpoint"
+        for endpoint, count in connection.execute(question):
+            found[(endpoint, status)] = found.get((endpoint, status), 0) + int(count)
     return found
 
 
@@ -146,6 +189,19 @@ def revive(connection: sqlite3.Connection, position: int, at: int) -> None:
     """A dead or delivered item waits again at its old place of the lane, its attempts counted anew."""
     change = "UPDATE outbox SET status = 'waiting', attempts = 0, next_due = ?, settled_at = NULL, grp = '' WHERE position = ?"
     connection.execute(change, (at, position))
+
+
+def prune(connection: sqlite3.Connection, before: int, limit: int) -> int:
+    """Drops the oldest `limit` messages that were delivered before the time `before` (ns), and those that one of them told; how many.
+
+    What is dead or waits stays, and so does what a dead one told: it may go again. The audit chain holds what was decided, not its mail."""
+    rows = connection.execute(
+        "DELETE FROM outbox WHERE position IN (SELECT position FROM outbox AS old INDEXED BY outbox_settled WHERE settled_at < ? AND "
+        "(status = 'delivered' OR (status = 'grouped' AND NOT EXISTS (SELECT 1 FROM outbox AS carrier WHERE carrier.position = "
+        "old.carried_by AND carrier.status <> 'delivered'))) ORDER BY settled_at LIMIT ?)",
+        (before, limit),
+    )
+    return rows.rowcount
 
 
 # --- groups -----------------------------------------------------------------------------------------------------------

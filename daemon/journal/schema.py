@@ -60,10 +60,11 @@ STATE_MIGRATIONS: tuple[str, ...] = (
     INSERT INTO endpoint (name, delivered, delivered_at)
         SELECT endpoint, count(*), max(settled_at) FROM outbox WHERE status = 'delivered' GROUP BY endpoint;
     """,
-    # So that lanes of tens of thousands of messages, after days of an endpoint's silence, are looked at as quickly as short ones.
+    # What is due is found by a few probes an endpoint, however much waits; what was settled long ago is found to be dropped.
     """
+    CREATE INDEX outbox_due ON outbox (endpoint, urgent, next_due) WHERE status = 'waiting' AND grp = '';
     CREATE INDEX outbox_urgent ON outbox (endpoint, position) WHERE status = 'waiting' AND grp = '' AND urgent = 1;
-    CREATE INDEX outbox_due ON outbox (endpoint, next_due) WHERE status = 'waiting' AND grp = '';
+    CREATE INDEX outbox_settled ON outbox (settled_at) WHERE settled_at IS NOT NULL;
     """,
 )
 FEED_MIGRATIONS: tuple[str, ...] = (

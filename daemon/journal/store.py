@@ -36,6 +36,7 @@ from daemon.journal.schema import (
     sync_file,
     sync_folder,
 )
+from daemon.units import DAY_NS
 
 __all__ = ["Checkpoint", "Delivery", "Entry", "Journal", "JournalError", "OutboxItem", "feed_beside"]
 
@@ -43,6 +44,8 @@ QUEUE_MAX = 50_000  # rows and commands that wait for the writer: 100 s of 500 o
 LOG_BYTES_MAX = 4 << 20  # of a write-ahead log before it is moved into its file
 COMMIT_BYTES = 16_384  # about what a small commit adds to a log: a few pages of 4 KiB
 DELIVERIES_MAX = 100  # deliveries handed out at once
+DELIVERED_KEPT_NS = 30 * DAY_NS  # a delivered message stays in the outbox for so long
+PRUNED_MAX = 200  # of them that one checkpoint drops: a few milliseconds of the writer
 
 T = TypeVar("T")
 
@@ -335,11 +338,17 @@ class Journal:
         return None if found is None or found.seq > self.last_seq() else found
 
     def due_deliveries(
-        self, now: int, *, unordered: frozenset[str] = frozenset(), spared: frozenset[str] = frozenset(), limit: int = DELIVERIES_MAX
+        self,
+        now: int,
+        *,
+        unordered: frozenset[str] = frozenset(),
+        spared: frozenset[str] = frozenset(),
+        sending: frozenset[int] = frozenset(),
+        limit: int = DELIVERIES_MAX,
     ) -> list[Delivery]:
-        """What may be sent now: the head of each endpoint's lane when due, of `unordered` endpoints everything due, of `spared` ones only
-        what is urgent."""
-        return self._read(lambda connection: outbox.due(connection, now, unordered, spared, limit))
+        """What may be sent now and is not being sent at a position of `sending`: the head of each endpoint's lane when due, of `unordered`
+        endpoints what is due, at most `limit` of each, of `spared` ones only what is urgent."""
+        return self._read(lambda connection: outbox.due(connection, now, unordered, spared, limit, sending))
 
     def lane(self, endpoint: str, now: int, limit: int = DELIVERIES_MAX) -> list[Delivery]:
         """What waits for one endpoint and is due, urgent ones first, whatever waits for others."""
@@ -355,15 +364,15 @@ class Journal:
 
     def waiting_deliveries(self) -> int:
         """How many deliveries wait, over all endpoints."""
-        return self._read(outbox.waiting)
+        return self._ask(outbox.waiting)
 
-    def dead_letters(self, endpoint: str | None = None) -> list[Delivery]:
-        """Deliveries given up, oldest first."""
-        return self._read(lambda connection: outbox.dead(connection, endpoint))
+    def dead_letters(self, endpoint: str | None = None, *, after: int | None = None, limit: int = -1) -> list[Delivery]:
+        """Deliveries given up, oldest first; at most `limit` (-1: all), the newest, or the first behind the position `after`."""
+        return self._ask(lambda connection: outbox.dead(connection, endpoint, after, limit))
 
     def messages(self, endpoint: str = "", status: str = "", limit: int = DELIVERIES_MAX) -> list[Delivery]:
         """Messages of any fate, newest first."""
-        return self._read(lambda connection: outbox.latest(connection, endpoint, status, limit))
+        return self._ask(lambda connection: outbox.latest(connection, endpoint, status, limit))
 
     def messages_of(self, id_or_position: str) -> list[Delivery]:
         """The deliveries of one message, one an endpoint; by its id, or by the position of one of them."""
@@ -371,11 +380,11 @@ class Journal:
 
     def carried_by(self, position: int) -> list[Delivery]:
         """The messages that the one at `position` told in their place."""
-        return self._read(lambda connection: outbox.carried(connection, position))
+        return self._ask(lambda connection: outbox.carried(connection, position))
 
     def delivery_counts(self) -> dict[tuple[str, str], int]:
         """How many messages are `waiting` or `dead`, by (endpoint, status)."""
-        return self._read(outbox.counts)
+        return self._ask(outbox.counts)
 
     def endpoint_records(self) -> dict[str, EndpointRecord]:
         """What is remembered of each endpoint that was ever tried."""
@@ -413,6 +422,16 @@ class Journal:
                 return question(self._reader)
             except sqlite3.DatabaseError as error:
                 raise JournalError(f"{self.path}: the journal cannot be read ({error})") from error
+
+    def _ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        """A question that may take long, on a connection of its own: what the loop reads does not wait for it."""
+        connection = open_reader(self.path)
+        try:
+            return question(connection)
+        except sqlite3.DatabaseError as error:
+            raise JournalError(f"{self.path}: the journal cannot be read ({error})") from error
+        finally:
+            connection.close()
 
     def _last_feed_seq(self) -> int:
         if not self.feed_path.exists():
@@ -477,6 +496,7 @@ class Journal:
                 if isinstance(command, _Checkpoint):
                     self._commit_checkpoint(command)
                     command.done.set_result(None)
+                    self._prune(command.at - DELIVERED_KEPT_NS)
             self._move_logs()
             failure = None
         except (sqlite3.Error, OSError) as error:
@@ -569,6 +589,19 @@ class Journal:
             raise
         self._unsynced = True
         self._log_bytes["feed"] += COMMIT_BYTES + sum(len(body) for body in command.blobs.values())
+
+    def _prune(self, before: int) -> None:
+        assert self._state is not None
+        if self._state.execute("SELECT 1 FROM outbox WHERE settled_at < ? LIMIT 1", (before,)).fetchone() is None:
+            return
+        self._state.execute("BEGIN IMMEDIATE")
+        try:
+            outbox.prune(self._state, before, PRUNED_MAX)
+            self._state.execute("COMMIT")
+        except sqlite3.Error:
+            _roll_back(self._state)
+            raise
+        self._log_bytes["state"] += COMMIT_BYTES * PRUNED_MAX // 4
 
     def _move_logs(self) -> None:
         """Moves a long write-ahead log into its file, after the futures are answered: this fsync must not stand before an order."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal, assert_never
@@ -26,6 +26,7 @@ from daemon.units import show_duration
 
 EndpointState = Literal["ok", "retrying", "open breaker", "disabled", "never used"]
 ALL = "*"
+LETTERS_MAX = 500  # dead letters that are handed out at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +89,8 @@ class Alerts:
         return overview(self._journal, self._sender.endpoints, self._now(), self._channels, self._elsewhere)
 
     def dead_letters(self, endpoint: str = "") -> list[Delivery]:
-        """Messages given up, oldest first."""
-        return self._journal.dead_letters(endpoint or None)
+        """The newest `LETTERS_MAX` messages given up, oldest first."""
+        return self._journal.dead_letters(endpoint or None, limit=LETTERS_MAX)
 
     async def redeliver(self, which: str) -> list[Delivery]:
         """Put a dead letter back into its lane, by its id or position, or all of them (`*`); those that go again.
@@ -97,11 +98,21 @@ class Alerts:
         Raises UserError when there is no such message, or it is not dead. A message that was told with others brings back the one that
         told it.
         """
-        letters = self._journal.dead_letters() if which == ALL else self._dead_of(which)
-        for letter in letters:
-            await asyncio.wrap_future(self._journal.redeliver(letter.position, self._now()))
+        letters = [] if which == ALL else self._dead_of(which)
+        await self._revive(letters)
+        # All of them in portions: a full list with its bodies takes long to read, and one commit a letter long to write.
+        while which == ALL:
+            some = self._journal.dead_letters(after=letters[-1].position if letters else 0, limit=LETTERS_MAX)
+            if not some:
+                break
+            await self._revive(some)
+            letters += some
         self._look()
         return letters
+
+    async def _revive(self, letters: Sequence[Delivery]) -> None:
+        now = self._now()
+        await asyncio.gather(*(asyncio.wrap_future(self._journal.redeliver(letter.position, now)) for letter in letters))
 
     async def enable(self, endpoint: str) -> str:
         """Send again to an endpoint that said 410, or whose breaker is open; what that changes, in words. Raises UserError: no such."""

@@ -25,6 +25,7 @@ from daemon.service.logging import log
 from daemon.units import MINUTE_NS, NS
 
 IDLE_NS = NS // 4  # how long a new item may wait before a lane sees it when nobody calls `look`
+WIDTH_MAX = 10  # deliveries on the wire to one endpoint whose messages need no order
 UNBOOKED_NS = MINUTE_NS  # how long a delivery rests whose outcome could not be written down
 URGENT_WITHIN_NS = 3 * MINUTE_NS  # an urgent notice that will not be there by then is raised elsewhere at once
 
@@ -135,14 +136,13 @@ class Lanes:
         now = self._clock.now()
         records = self._journal.endpoint_records()
         spared = frozenset(name for name, record in records.items() if self._spared(name, record, now))
-        for delivery in self._journal.due_deliveries(now, unordered=self._unordered, spared=spared):
+        sending = frozenset(self._sending) | {position for position, until in self._resting.items() if until > now}
+        for delivery in self._journal.due_deliveries(now, unordered=self._unordered, spared=spared, sending=sending, limit=WIDTH_MAX):
             if delivery.endpoint in self._elsewhere:
                 continue
             busy = self._busy.get(delivery.endpoint, 0)
             probing = not delivery.urgent and state_of(records.get(delivery.endpoint), now) == "half-open"
-            if delivery.position in self._sending or self._resting.get(delivery.position, 0) > now:
-                continue
-            if busy and (delivery.endpoint not in self._unordered or probing):
+            if busy >= WIDTH_MAX or (busy and (delivery.endpoint not in self._unordered or probing)):
                 continue
             self._start(delivery)
         for name, record in records.items():
