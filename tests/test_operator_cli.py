@@ -15,8 +15,10 @@ from typer.testing import CliRunner
 
 from daemon import cli
 from daemon.app import operator, watching
+from daemon.app.status import status_path
 from daemon.edges.operator import OperatorClient, _events, part
 from daemon.errors import EdgeError, UserError
+from daemon.settings import load_settings
 from tests.surface_world import Surface, serve
 
 SETTINGS = """
@@ -350,3 +352,19 @@ def test_tokens_are_made_listed_and_revoked(config: Path, tmp_path: Path) -> Non
     assert reefd("token", "new", "zoe", "--role", "root", *words).exit_code == 2
     assert reefd("token", "revoke", "ana", *words).exit_code == 0
     assert reefd("token", "revoke", "ana", *words).exit_code == 2
+
+
+def test_what_answers_in_the_place_of_a_daemon_that_has_ended_is_not_believed(surface: Surface, url: str, config: Path) -> None:
+    settings = load_settings(config)
+    page = {"pid": 2**22 + 1, "ended": None, "published": "2026-01-01T00:00:00+00:00", "http": {"url": url, "problem": ""}}
+    status_path(settings.journal.path).write_text(json.dumps(page), encoding="utf-8")
+    asked = reefd("gate", "dydx:BTC-USD", "--config", str(config))
+    assert asked.exit_code == 2
+    assert json.loads(asked.output)["open"] is False
+    assert "is not running" in asked.output
+    assert surface.desk.commands == []
+    settings.halt_file.write_text("ana\n", encoding="utf-8")
+    resumed = reefd("resume", "--config", str(config))
+    assert resumed.exit_code == 0, "without a daemon the flag is taken away"
+    assert not settings.halt_file.exists()
+    assert surface.desk.commands == []

@@ -42,6 +42,7 @@ class Reach:
     token: str
     settings: Settings | None
     problem: str = ""  # why the daemon that runs here serves no API: whatever answers at its address is another one
+    ended: bool = False  # the daemon of these settings ran and does not now: whatever answers at its address is another one too
 
     @classmethod
     def of(cls, config: Path, url: str | None) -> Reach:
@@ -53,12 +54,17 @@ class Reach:
         page = read_page(status_path(settings.journal.path))
         told = page.get("http")
         address, problem = "", ""
-        if isinstance(told, dict) and not page.get("ended") and alive(int(page.get("pid", 0))):
+        ended = "pid" in page and (bool(page.get("ended")) or not alive(int(page["pid"])))
+        if isinstance(told, dict) and not ended:
             address, problem = str(told.get("url", "")), str(told.get("problem", ""))
-        return cls(url=address or settings.http.own_url(), token=token or _own_token(settings), settings=settings, problem=problem)
+        own = token or _own_token(settings)
+        return cls(url=address or settings.http.own_url(), token=own, settings=settings, problem=problem, ended=ended)
 
     def open(self, answer_s: float = ANSWER_S) -> OperatorClient:
-        """A client, to be closed. Raises UserError when the daemon serves no API."""
+        """A client, to be closed. Raises UserError when the daemon serves no API, or has ended."""
+        if self.ended:
+            text = "the daemon of these settings is not running; start it with: reefd run, or name another with --url"
+            raise UserError(text) from EdgeError(text, edge=self.url, reason="unreachable", retryable=False)
         if self.problem:
             raise UserError(f"the daemon runs, but serves no API: {self.problem}")
         return OperatorClient(url=self.url, token=self.token, answer_s=answer_s)
