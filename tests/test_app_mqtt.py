@@ -290,6 +290,7 @@ async def test_a_running_daemon_tells_its_state_and_is_halted_and_resumed_by_who
             await until_or_tail(lambda: gate(listener) is True, log, process)
             first = json.loads(listener.last("reefd/state"))
             assert (first["house"], first["halted"], first["worst_account"]["id"]) == ("test", "", "dydx")
+            await until_or_tail(lambda: listener.last("reefd/runs/index-high") != "", log, process)
             assert json.loads(listener.last("reefd/runs/index-high"))["stage"] == "armed"
             assert (await answer(somebody, token="guessed"))["effect"] == "nothing: this token may not halt"
             assert (await answer(somebody, token=approver, verb="resume"))["effect"] == "nothing: this token may not resume"
