@@ -137,7 +137,6 @@ Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it i
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 DEFAULT_CONFIG = Path("config/reefd.yaml")
-DEFAULT_RUNBOOKS = Path("runbooks")
 DEFAULT_SCENARIO = Path("config/scenarios/demo.yaml")
 
 

@@ -99,6 +99,7 @@ class LiveDesk:
         self._behind = behind
         self._ask_s = ask_s
         self._command_s = command_s
+        self._walking = asyncio.Lock()  # one long list at a time: however many ask, the loop is held by one of them
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
@@ -149,8 +150,9 @@ class LiveDesk:
         found, behind = _kind(kind), self._behind
         ids = (await self._ask(lambda: names(behind.engine, found)))[:limit]
         views: list[EntityView] = []
-        while len(views) < len(ids):
-            views += await self._ask(partial(self._some, found, ids[len(views) :], signals))
+        async with self._walking:
+            while len(views) < len(ids):
+                views += await self._ask(partial(self._some, found, ids[len(views) :], signals))
         return tuple(views)
 
     def _some(self, kind: Kind, ids: Sequence[str], signals: tuple[str, ...]) -> list[EntityView]:

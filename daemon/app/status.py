@@ -19,10 +19,10 @@ from daemon.errors import UserError
 from daemon.journal.store import Journal
 from daemon.service.clock import Clock
 from daemon.service.poller import FeedHealth
+from daemon.service.views import STANDS_AFTER_S
 from daemon.units import NS
 
 PUBLISH_EVERY_NS = NS // 4
-SILENT_AFTER_S = 5.0  # a daemon turns once a second; five without a word are a freeze or a death
 STALE_AFTER_POLLS = 3  # a feed that did not succeed for this many of its slots is behind
 STALE_AFTER_MIN_NS = 5 * NS
 
@@ -128,7 +128,7 @@ def degraded(page: Mapping[str, Any], now: datetime) -> list[str]:
     if not alive(int(page["pid"])):
         gone = f"the daemon is not running: process {page['pid']} is gone and left no last words; its next start recovers"
         return [*found, gone, *halted_by(page)]
-    if silent_s > SILENT_AFTER_S:
+    if silent_s > STANDS_AFTER_S:
         found.append(f"the daemon has not turned for {silent_s:.0f} s")
     return [*found, *troubles(page), *undelivered(journal)]
 

@@ -36,7 +36,7 @@ from daemon.service.needs import Undelivered, needs
 from daemon.service.nets import nets_down, thresholds, upcoming
 from daemon.service.rounds import Instance, Rounds
 from daemon.service.verdict import ago
-from daemon.service.views import AccountView, ActView, FeedView, Line, NeedView, Now, PositionView, RunView, ThresholdView
+from daemon.service.views import STANDS_AFTER_S, AccountView, ActView, FeedView, Line, NeedView, Now, PositionView, RunView, ThresholdView
 from daemon.units import NS, iso
 from daemon.world.entities import PORTFOLIO_ID, Kind, Topology
 
@@ -44,7 +44,6 @@ SHARE = 0.005  # of real time that one part of the page may take
 SPELL_NS = 5_000_000  # real ns that the parts of one page may take together before the others have to wait
 PART = 50  # positions that are looked at in one go
 PART_MIN_NS = NS // 4  # of real time between two looks at a part
-STANDS_AFTER_S = 5.0  # a loop that has not turned for so long stands
 PAST = "history"  # the feed of a venue's past: without it windows are cold, but the present is seen
 STALE_SLOTS, STALE_MIN_S = 3.0, 5.0  # a feed without success for so many of its slots, and at least so long, is behind
 

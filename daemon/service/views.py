@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+# The loop turns at least once a second and publishes four times: a snapshot that is older is the past, and the loop stands.
+STANDS_AFTER_S = 5.0
+
 Line = Literal["BLIND", "NEEDS YOU", "ACTING", "WATCHING", "QUIET"]
 Verb = Literal["approve", "deny", "pause", "unpause", "halt", "resume", "ack"]
 

@@ -15,7 +15,6 @@ from daemon.service.views import WhyNode
 from daemon.units import show
 
 TEXTS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
-NEVER_SEEN_S = math.inf  # the age of a reading that was never seen
 
 
 def node_of(tree: object) -> WhyNode | None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from daemon.service.views import Now
+from daemon.service.views import STANDS_AFTER_S, Now
 from daemon.units import NS, parse_iso
 from daemon.web.wire import Health, Readiness
 
-SILENT_AFTER_S = 5.0  # the loop turns at least once a second
 LISTED_MAX = 50
 
 
 def health(now: Now, *, wall_s: float) -> Health:
     """Alive when the snapshot is no older than five seconds of real time; `wall_s` is seconds since 1970."""
     age_s = max(0.0, wall_s - parse_iso(now.published) / NS)
-    if age_s > SILENT_AFTER_S:
+    if age_s > STANDS_AFTER_S:
         return Health(alive=False, age_s=age_s, why=f"the daemon has not turned for {age_s:.0f} s")
     return Health(alive=True, age_s=age_s, why="")
 

@@ -20,7 +20,7 @@ from jinja2.runtime import Context
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from daemon.service.views import Now
+from daemon.service.views import STANDS_AFTER_S, Now
 from daemon.web import presenters
 from daemon.web.asking import Asking
 from daemon.web.desk import NEEDED, Desk, NotKnown, Person, Unavailable, may
@@ -28,7 +28,6 @@ from daemon.web.door import NOBODY, Doorkeeper
 from daemon.web.reasons import verdict
 from daemon.web.refusals import Refused
 
-OLD_S = 5.0  # a snapshot that is older is shown as the past; it is published four times a second
 TOLD_S = 120.0  # how long what was just done is shown
 TOLD_MAX = 500
 STATIC: Mapping[str, str] = {"reefd.css": "text/css", "reefd.js": "text/javascript", "icon.svg": "image/svg+xml"}
@@ -215,7 +214,7 @@ class Stage:
             clock=presenters.Clock(at_s=at_s),
             at_ms=round(at_s * 1000),
             old_s=old_s,
-            old=old_s > OLD_S,
+            old=old_s > STANDS_AFTER_S,
             person=person,
             right=rights(person),
             csrf=self.door.csrf(request),
