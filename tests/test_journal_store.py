@@ -436,3 +436,11 @@ def test_reader_of_a_journal_whose_feed_is_still_being_made_is_told_so(tmp_path:
     sqlite3.connect(tmp_path / "feed.db").execute("CREATE TABLE other (x)").connection.close()
     with pytest.raises(JournalError, match="the feed cannot be read"):
         Journal.open_readonly(tmp_path / "state.db")
+
+
+def test_journal_files_are_their_owners_alone(tmp_path: Path) -> None:
+    with Journal.open(tmp_path / "state.db", tmp_path / "feed.db") as journal:
+        journal.flush().result()
+        modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir() if path.name.startswith(("state.db", "feed.db"))}
+    assert {"state.db", "feed.db", "state.db-wal"} <= set(modes)
+    assert all(mode & 0o077 == 0 for name, mode in modes.items() if not name.endswith(".lock")), modes

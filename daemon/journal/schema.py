@@ -91,6 +91,9 @@ def open_writer(path: Path, migrations: Sequence[str], synchronous: str) -> sqli
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = not path.exists()
+        if fresh:
+            # What a trader holds and does is theirs to read; the log beside the file takes its permissions.
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
         try:
             connection.execute("PRAGMA journal_mode = WAL")
